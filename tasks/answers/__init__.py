@@ -1,0 +1,1 @@
+"""Who answers a question: the Question and Answerer seam, and the backends behind it."""

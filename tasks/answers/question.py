@@ -1,0 +1,85 @@
+"""The seam between phases and models: a Question goes out, a typed answer or None comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from tasks.dataset.episode import Episode
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded picture. Encoded once, sent as it is, however many questions use it."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    caption: str = ""  # text sent just before the picture ("previous segment")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything asked at once of a model: prompt name, inputs, pictures, and the shape of the answer."""
+
+    name: str  # stem of the prompt file and key of the answer in a replay store
+    answer: type[BaseModel]
+    inputs: Mapping[str, Any]  # the prompt's placeholders
+    pictures: tuple[Picture, ...] = ()
+    phase: str = "plan"
+    episode: Episode | None = None  # recorded signals, for answerers that look at motion rather than pictures
+    window_s: tuple[float, float] | None = None  # episode time the question covers; None: all of it
+    max_tokens: int | None = None  # reply limit; None: the answerer's own
+
+    @property
+    def label(self) -> str:
+        """For logs and reports."""
+        where = "" if self.episode is None else f" of episode {self.episode.episode_index}"
+        return f"{self.phase}/{self.name}{where}"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a call cost. Counts add up."""
+
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    latency_s: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests + other.requests,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.latency_s + other.latency_s,
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The outcome of one question. `answer` None means skip; `reason` then says why, unless there is nothing wrong."""
+
+    answer: BaseModel | None
+    reason: str | None = None  # None with no answer: the answerer cannot know, which is no failure
+    usage: Usage = field(default_factory=Usage)
+
+
+class Answerer(Protocol):
+    """Anything that answers questions. Thread-safe: phases of many episodes ask at once."""
+
+    model_id: str  # part of every cache key
+    vqa_types: frozenset[str] | None  # the visual question types it can answer; None: all
+    needs_pictures: bool  # False: phases need not decode any video
+
+    def preflight(self) -> None:
+        """Raise AnswererError when no question can be answered. Called before any decoding."""
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """One reply per question, in order. Raises AnswererError only when going on makes no sense."""
+
+    def close(self) -> None:
+        """Free connections and threads. Idempotent."""

@@ -1,0 +1,54 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lands in .venv and demo/.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PY312  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) $(shell command -v python3.12 2>/dev/null))
+PY312_WORKS := $(shell test -n "$(PY312)" && $(PY312) -c "import venv" 2>/dev/null && echo yes)
+WORKERS ?= 2
+
+.PHONY: demo test test-fast compat lint bench clean
+
+$(VENV)/.annotate: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[annotate]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.annotate
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.annotate ## make a small dataset, annotate it without a model, show the result
+	$(BIN)/annotate demo --dir=demo
+
+test: $(VENV)/.dev ## all tests, the slow ones too
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+test-fast: $(VENV)/.dev ## what runs in a minute or two
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not slow and not compat'
+
+$(VENV)-compat/.done: tests/compat/requirements.txt
+	$(PY312) -m venv $(VENV)-compat
+	$(VENV)-compat/bin/pip install -q -r tests/compat/requirements.txt
+	touch $@
+
+ifeq ($(PY312_WORKS),yes)
+compat: $(VENV)/.dev $(VENV)-compat/.done ## read annotated datasets back with lerobot's own loader (Python 3.12)
+	CUEBOOK_COMPAT_PYTHON=$(VENV)-compat/bin/python $(BIN)/pytest -m compat tests/compat
+else
+compat:
+	@echo "compat: no Python 3.12 here, lerobot's loader not checked"
+endif
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.dev ## tables of measured figures beside their bars
+	$(BIN)/python -m bench.bench_listing
+	$(BIN)/python -m bench.bench_validate
+	$(BIN)/python -m bench.bench_writer
+	$(BIN)/python -m bench.bench_annotate
+
+clean:
+	rm -rf $(VENV) $(VENV)-compat demo bench/work

@@ -1,0 +1,154 @@
+"""Progress of a run: a live view on a terminal, plain lines elsewhere, nothing for machines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tasks.phase import PhaseReport
+
+LINE_EVERY_S = 2.0  # plain lines: not one per episode when episodes take milliseconds
+
+
+class Listener(Protocol):
+    """Hears how a run goes."""
+
+    def stage(self, name: str) -> None:
+        """The run entered a stage, such as "opening" or "writing"."""
+
+    def start(self, episodes: int, phases: list[str]) -> None:
+        """Phases begin."""
+
+    def report(self, report: PhaseReport) -> None:
+        """One phase of one episode ended."""
+
+
+class Silent:
+    """Hears nothing."""
+
+    def stage(self, name: str) -> None: ...
+
+    def start(self, episodes: int, phases: list[str]) -> None: ...
+
+    def report(self, report: PhaseReport) -> None: ...
+
+
+class Tally:
+    """Counts by phase; the base of the views. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.began = time.monotonic()
+        self.episodes = 0
+        self.phases: list[str] = []
+        self.now = "starting"
+        self.counts: dict[str, Counter[str]] = {}
+
+    def stage(self, name: str) -> None:
+        with self.lock:
+            self.now = name
+
+    def start(self, episodes: int, phases: list[str]) -> None:
+        with self.lock:
+            self.episodes, self.phases = episodes, list(phases)
+            self.counts = {p: Counter() for p in phases}
+            self.began = time.monotonic()
+
+    def report(self, report: PhaseReport) -> None:
+        with self.lock:
+            c = self.counts.setdefault(report.phase, Counter())
+            c[report.status] += 1
+            c["ended"] += 1
+            c["skipped"] += len(report.skips)
+            if report.status != "cached":
+                c["requests"] += report.usage.requests
+                c["tokens"] += report.usage.tokens_in + report.usage.tokens_out
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left, from the rate so far; None before anything ended."""
+        ended = sum(c["ended"] for c in self.counts.values())
+        total = self.episodes * len(self.phases)
+        return None if not ended else (time.monotonic() - self.began) / ended * (total - ended)
+
+
+class PlainView(Tally):
+    """One line now and then, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.said = 0.0
+
+    def stage(self, name: str) -> None:
+        super().stage(name)
+        self.console.print(f"[annotate] {name}", highlight=False)
+
+    def report(self, report: PhaseReport) -> None:
+        super().report(report)
+        c = self.counts[report.phase]
+        last = c["ended"] == self.episodes
+        if report.status == "failed":
+            line = f"[annotate] {report.phase}: episode {report.episode} FAILED: {report.error}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if last or time.monotonic() - self.said > LINE_EVERY_S:
+            self.said = time.monotonic()
+            line = f"[annotate] {report.phase}: {c['ended']}/{self.episodes} episodes, {c['cached']} cached, "
+            line += f"{c['failed']} failed, {c['requests']} requests"
+            self.console.print(line, highlight=False, markup=False)
+
+
+class LiveView(Tally):
+    """A table that redraws itself."""
+
+    def __rich__(self) -> Table:
+        eta = self.eta_s
+        left = "" if eta is None else f", about {eta:.0f} s left"
+        table = Table(title=Text(f"{self.now}{left}", style="bold"), title_justify="left", expand=False)
+        for name in ("phase", "episodes", "", "cached", "failed", "requests", "tokens", "unanswered"):
+            table.add_column(name, justify="left" if name in ("phase", "") else "right")
+        for phase in self.phases:
+            c = self.counts[phase]
+            filled = round(20 * c["ended"] / max(1, self.episodes))
+            bar = Text("━" * filled, style="green") + Text("━" * (20 - filled), style="grey37")
+            numbers = [c["cached"], c["failed"], c["requests"], c["tokens"], c["skipped"]]
+            table.add_row(phase, f"{c['ended']}/{self.episodes}", bar, *(f"{n:,}" for n in numbers))
+        return table
+
+
+_listener: Listener = Silent()
+
+
+def listener() -> Listener:
+    """Whoever hears the run of this process."""
+    return _listener
+
+
+@contextmanager
+def view(console: Console, *, quiet: bool = False) -> Iterator[Listener]:
+    """Show the progress of the runs inside."""
+    global _listener
+    before = _listener
+    try:
+        if quiet:
+            _listener = Silent()
+            yield _listener
+        elif console.is_terminal:
+            live = LiveView()
+            _listener = live
+            with Live(live, console=console, refresh_per_second=4, transient=True):
+                yield live
+        else:
+            _listener = PlainView(console)
+            yield _listener
+    finally:
+        _listener = before

@@ -1,0 +1,311 @@
+"""One annotation run from lock to commit, whatever engine works through the phases in between."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.dataset.commit import check_writable, lock_dataset, recover
+from tasks.dataset.hub import in_hub_cache, resolve_root
+from tasks.dataset.layout import Dataset
+from tasks.validate import validate
+from tasks.write import PROVENANCE_PATH, write_dataset
+
+import prompts
+from tasks.answers.question import Usage
+from tasks.context import RunContext, register, staging_path, unregister
+from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
+from tasks.phase import PhaseReport, Skip
+from tasks.report import Report, save_report
+from tasks.run_phase import MODULES, collect
+from tasks.settings import AnnotateSettings
+from tasks.staging import digest_json, write_atomic
+
+log = logging.getLogger(__name__)
+
+RUNS_KEPT = 50  # entries of meta/cuebook.json
+MANIFEST_NAME = "dataset.json"
+REPORT_NAME = "validation.json"
+FAILURES_NAMED = 3  # in the message of a run in which every episode failed
+
+
+@dataclass
+class RunSummary:
+    """What a run did."""
+
+    dataset: Path
+    staging: Path
+    episodes: int
+    written: bool  # False: the dataset already held exactly these rows
+    reports: list[PhaseReport]
+    validation: Report
+    seconds: float
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[PhaseReport]:
+        """Phases of episodes that were left out."""
+        return [r for r in self.reports if r.status == "failed"]
+
+    @property
+    def skips(self) -> list[Skip]:
+        """Questions that went unanswered."""
+        return [s for r in self.reports for s in r.skips]
+
+    @property
+    def complete(self) -> bool:
+        """Nothing was left out."""
+        return not self.failures and not self.skips
+
+    @property
+    def usage(self) -> Usage:
+        """What this run asked; cached phases cost nothing."""
+        return sum((r.usage for r in self.reports if r.status == "done"), Usage())
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "dataset": str(self.dataset),
+            "staging": str(self.staging),
+            "episodes": self.episodes,
+            "written": self.written,
+            "complete": self.complete,
+            "seconds": round(self.seconds, 3),
+            "usage": asdict(self.usage),
+            "rows": sum(r.rows for r in self.reports),
+            "phases": phase_counts(self.reports),
+            "failures": [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in self.failures],
+            "skips": [asdict(s) for s in self.skips],
+            "validation": self.validation.to_json(),
+        }
+
+
+def phase_counts(reports: list[PhaseReport]) -> dict[str, dict[str, int]]:
+    """Per phase: how many episodes were done, cached or failed."""
+    counts: dict[str, Counter[str]] = {}
+    for r in reports:
+        counts.setdefault(r.phase, Counter())[r.status] += 1
+    return {phase: dict(c) for phase, c in counts.items()}
+
+
+class Session:
+    """A run's guard rails: nothing is asked before all that can be checked is checked, nothing written before all is valid.
+
+    Use as a context manager; engines run the phases inside, then call `finish`.
+    """
+
+    def __init__(self, settings: AnnotateSettings) -> None:
+        self.settings = settings
+        self.began = time.monotonic()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        try:
+            self._enter()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _enter(self) -> None:
+        settings = self.settings
+        root = resolve_root(settings)
+        settings = self.settings = settings.model_copy(update={"root": root})
+        target = settings.output or root
+        if settings.output is None and in_hub_cache(root):
+            raise DatasetError(
+                "want a dataset folder that may be changed",
+                f"{root}, part of the hub cache",
+                "pass --output=DIR to write a new dataset, or --repo_id to work on a copy",
+            )
+        check_writable(root, settings.output)
+        self._stack.enter_context(lock_dataset(target))
+        recover(target)
+        self.context = RunContext.open(settings)
+        self._stack.callback(self.context.close)
+        self._check_choices()
+        self.context.answerer.preflight()  # before any decoding
+        if self.context.answerer.needs_pictures:
+            self.context.dataset.check_videos(list(self.context.episodes.values()))
+        self._claim_staging()
+        register(self.context)
+        self._stack.callback(unregister, self.context.run_id)
+
+    def _check_choices(self) -> None:
+        settings, dataset = self.settings, self.context.dataset
+        if not settings.phases:
+            raise SettingsError(
+                "want at least one phase", "none", "pass --phases=plan,interjections,vqa or a part of it"
+            )
+        unused = set(settings.refresh) - set(settings.phases)
+        if unused:
+            raise SettingsError(
+                "want refreshed phases to be run",
+                f"{sorted(unused)} not in phases {settings.phases}",
+                "add them to --phases",
+            )
+        for camera in (settings.vlm.camera_key, settings.plan.second_camera):
+            dataset.default_camera(camera)
+        if not self.context.cameras and self.context.answerer.needs_pictures:
+            raise DatasetError(
+                "want a colour video camera",
+                f"cameras {sorted(dataset.info.features)} hold none",
+                "use --vlm.backend=motion, which looks at signals only",
+            )
+
+    def _claim_staging(self) -> None:
+        """Refuse a staging folder that holds the work of another dataset."""
+        path = staging_path(self.settings)
+        identity = _identity(self.context.dataset)
+        manifest = path / MANIFEST_NAME
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if manifest.exists():
+                other = json.loads(manifest.read_bytes())
+                if other.get("identity") != identity:
+                    raise StagingError(
+                        f"want a staging folder of {self.context.dataset.root}",
+                        f"{path}, which holds staged rows of {other.get('root', 'another dataset')}",
+                        "pass another --staging_dir, or delete the folder if its work is not needed",
+                    )
+            write_atomic(manifest, json.dumps({"identity": identity, "root": str(self.context.dataset.root)}).encode())
+        except (ValueError, AttributeError) as err:
+            raise StagingError(f"want a readable {manifest}", str(err), "delete the file") from err
+        except OSError as err:
+            raise StagingError(f"want to stage in {path}", str(err), "pass --staging_dir on a writable disk") from err
+        if self.settings.staging_dir is not None:  # else it lies inside or beside the target, which is locked
+            self._stack.enter_context(lock_dataset(path))
+
+    def finish(self) -> RunSummary:
+        """Collect what was staged, validate all of it at once, and write what is complete."""
+        context, settings = self.context, self.settings
+        reports = collect(context)
+        failed = [r for r in reports if r.status == "failed"]
+        skips = [s for r in reports for s in r.skips]
+        if failed and len(failed) == len(reports):
+            raise _nothing_done(failed)
+        if settings.strict and (failed or skips):
+            raise AnnotateError(
+                "want every episode and question answered (--strict)",
+                f"{len(failed)} episode phases failed, {len(skips)} questions unanswered; first: "
+                + (str(failed[0].error) if failed else skips[0].reason),
+                "mend the cause and run again (finished work is kept), or leave out --strict",
+            )
+        modules: dict[int, list[str]] = {}
+        for r in reports:
+            if r.status != "failed":
+                modules.setdefault(r.episode, []).append(r.phase)
+        episodes = [context.episodes[i] for i in modules]
+        report = validate(context.staging, episodes, modules, settings, context.dataset.camera_sizes)
+        save_report(report, context.staging.root / REPORT_NAME)
+        if not report.ok and not settings.skip_validation:
+            raise _invalid(report, context.staging.root / REPORT_NAME)
+        return self._write(reports, modules, report)
+
+    def _write(self, reports: list[PhaseReport], modules: dict[int, list[str]], report: Report) -> RunSummary:
+        context, settings = self.context, self.settings
+        target = settings.output or context.dataset.root
+        staged = _staged_digest(context, modules)
+        summary = RunSummary(
+            target, context.staging.root, len(context.episodes), False, reports, report, time.monotonic() - self.began
+        )
+        if not _holds_already(target, staged):
+            written = write_dataset(
+                context.dataset,
+                context.staging,
+                modules,
+                output=settings.output,
+                provenance=self._provenance(summary, staged),
+                drop_subtask_index=settings.drop_subtask_index,
+            )
+            summary.written = True
+            summary.files = [str(p) for p in written.files]
+        summary.seconds = time.monotonic() - self.began
+        return summary
+
+    def _provenance(self, summary: RunSummary, staged: str) -> dict[str, Any]:
+        """meta/cuebook.json: this run first, then the earlier ones."""
+        context, settings = self.context, self.settings
+        names = sorted({n for p in settings.phases for n in MODULES[p].prompt_names(settings)})
+        run = {
+            "run_id": context.run_id,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "model": context.answerer.model_id,
+            "backend": settings.vlm.backend,
+            "code": {p: MODULES[p].CODE_VERSION for p in settings.phases},
+            "prompts": {n: prompts.digest(n) for n in names},
+            "seed": settings.seed,
+            "settings": settings.model_dump(mode="json", exclude={"vlm": {"api_key"}, "root": True, "output": True}),
+            "phases": phase_counts(summary.reports),
+            "rows": sum(r.rows for r in summary.reports if r.status != "failed"),
+            "usage": asdict(summary.usage),
+            "seconds": round(summary.seconds, 3),
+            "failures": [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in summary.failures],
+            "skips": Counter(s.question for s in summary.skips),
+            "warnings": len(summary.validation.warnings),
+        }
+        earlier = _read_provenance(settings.output or context.dataset.root).get("runs", [])
+        version = importlib.metadata.version("cuebook")
+        return {"cuebook": version, "staged": staged, "runs": [run, *earlier][:RUNS_KEPT]}
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+
+def _identity(dataset: Dataset) -> str:
+    """What stays the same when a dataset is annotated, moved, or gets more episodes."""
+    first = dataset.episodes()[0]
+    features = sorted(k for k in dataset.info.features if not k.startswith("language_"))
+    return digest_json([features, dataset.info.fps, first.frames, first.task, first.times[-1]])
+
+
+def _read_provenance(root: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((root / PROVENANCE_PATH).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _staged_digest(context: RunContext, modules: dict[int, list[str]]) -> str:
+    """Identity of all rows that would be written."""
+    digests = []
+    for episode, phases in sorted(modules.items()):
+        for phase in sorted(phases):
+            receipt = context.staging.receipt(episode, phase)
+            digests.append([episode, phase, receipt.digest if receipt else ""])
+    return digest_json([digests, context.settings.drop_subtask_index, sorted(context.episodes)])
+
+
+def _holds_already(target: Path, staged: str) -> bool:
+    """Whether the last commit wrote just these rows and nobody has touched the shards since."""
+    provenance = target / PROVENANCE_PATH
+    if _read_provenance(target).get("staged") != staged:
+        return False
+    made = provenance.stat().st_mtime_ns
+    return all(p.stat().st_mtime_ns <= made for p in target.glob("data/**/*.parquet"))
+
+
+def _nothing_done(failed: list[PhaseReport]) -> AnnotateError:
+    reasons = [r for r, _ in Counter(f"{r.phase}: {r.error}" for r in failed).most_common(FAILURES_NAMED)]
+    return AnnotateError(
+        f"want at least one of {len({r.episode for r in failed})} episodes annotated",
+        "every one failed; " + "; ".join(reasons),
+        "mend the cause and run again; nothing was written",
+    )
+
+
+def _invalid(report: Report, path: Path) -> ValidationFailed:
+    first = report.errors[0]
+    return ValidationFailed(
+        "want staged rows that keep the rules of the language columns",
+        f"{len(report.errors)} errors, first: {first.where}: {first.message} (all in {path})",
+        first.remedy + "; nothing was written",
+    )

@@ -1,0 +1,127 @@
+"""What the phases of one run share in one process: dataset, answerer, staging, pictures.
+
+It can be rebuilt from the settings alone, so that a Ray or Dask worker makes its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tasks.answers.factory import make_answerer
+from tasks.answers.question import Answerer
+from tasks.dataset.episode import Episode
+from tasks.dataset.frames import EpisodeFrames, FrameStore, Wants
+from tasks.dataset.layout import Dataset, open_dataset
+from tasks.language.rows import Row
+from tasks.settings import AnnotateSettings, PhaseName
+from tasks.staging import STAGING_NAME, Staging
+
+MIB = 1 << 20
+
+
+def staging_path(settings: AnnotateSettings) -> Path:
+    """Where the run stages: as set, else inside the dataset, or beside an output folder that does not exist yet."""
+    if settings.staging_dir is not None:
+        return settings.staging_dir
+    if settings.output is not None:
+        return settings.output.parent / f".{settings.output.name}{STAGING_NAME}"
+    assert settings.root is not None
+    return settings.root / STAGING_NAME
+
+
+@dataclass
+class RunContext:
+    """One run in one process. Thread-safe."""
+
+    settings: AnnotateSettings
+    dataset: Dataset
+    answerer: Answerer
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    episodes: dict[int, Episode] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _phases_left: dict[int, set[str]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: AnnotateSettings, run_id: str | None = None) -> RunContext:
+        """Open dataset and answerer; `settings.root` must be resolved."""
+        assert settings.root is not None
+        dataset = open_dataset(settings.root)
+        context = cls(settings, dataset, make_answerer(settings, dataset))
+        context.run_id = run_id or context.run_id
+        context.episodes = {e.episode_index: e for e in dataset.episodes(settings.only_episodes)}
+        return context
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The staging folder."""
+        return Staging(staging_path(self.settings))
+
+    @cached_property
+    def _store(self) -> FrameStore:
+        return FrameStore(self.settings.executor.frame_cache_mib * MIB)
+
+    @cached_property
+    def cameras(self) -> tuple[str, ...]:
+        """Colour cameras, the default one first."""
+        default = self.dataset.default_camera(self.settings.vlm.camera_key)
+        return tuple(sorted(self.dataset.cameras, key=lambda c: c != default))
+
+    def frames(self, episode: Episode, wants: dict[str, Wants]) -> EpisodeFrames:
+        """The pictures of an episode, shared by its phases."""
+        return self._store.open(episode, wants)
+
+    def phase_done(self, episode_index: int, phase: PhaseName) -> None:
+        """Forget an episode's pictures once its last phase is done."""
+        with self._lock:
+            left = self._phases_left.setdefault(episode_index, set(self.settings.phases))
+            left.discard(phase)
+            done = not left
+        if done:
+            self._store.release(episode_index)
+
+    def dataset_rows(self, episode: Episode) -> list[Row]:
+        """Rows that the dataset already has for an episode."""
+        from tasks.language.arrow import episode_rows
+
+        return episode_rows(self.dataset, episode)
+
+    def close(self) -> None:
+        """Stop asking and free everything. Idempotent."""
+        self.answerer.close()
+
+
+_contexts: dict[str, RunContext] = {}
+_contexts_lock = threading.Lock()
+
+
+def register(context: RunContext) -> None:
+    """Let tasks of this process find the run's context by its id."""
+    with _contexts_lock:
+        _contexts[context.run_id] = context
+
+
+def unregister(run_id: str) -> None:
+    """Forget a finished run."""
+    with _contexts_lock:
+        _contexts.pop(run_id, None)
+
+
+def context_of(run_id: str, settings_json: str) -> RunContext:
+    """The run's context in this process; a worker process without one opens its own."""
+    with _contexts_lock:
+        if run_id not in _contexts:
+            _contexts.clear()  # a worker serves one run at a time: the last one's pictures are not needed any more
+            _contexts[run_id] = RunContext.open(AnnotateSettings.model_validate_json(settings_json), run_id)
+        return _contexts[run_id]
+
+
+def group_episodes(indices: Sequence[int], phases: int, task_runs_max: int) -> list[list[int]]:
+    """Split episodes into equal groups so that groups times phases stays below the limit of task runs."""
+    groups_max = max(1, task_runs_max // max(1, phases))
+    size = -(-len(indices) // groups_max)
+    return [list(indices[i : i + size]) for i in range(0, len(indices), max(1, size))]

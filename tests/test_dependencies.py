@@ -1,0 +1,69 @@
+"""The dependency rules of the house: who may import whom, and how fast the commands answer."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+OURS = {"flows", "tasks", "prompts", "serving", "edge"}
+# package -> which of ours it may import
+ALLOWED = {
+    "prompts": set(),
+    "tasks": {"prompts"},
+    "flows": {"tasks", "prompts"},
+}
+HEAVY = ("torch", "lerobot", "prefect", "pyarrow", "av", "duckdb", "openai", "PIL")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_import_only_what_the_house_allows(package):
+    allowed = ALLOWED[package] | {package}
+    wrong = {
+        f"{path.relative_to(REPO)} imports {name}"
+        for path in (REPO / package).rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] in OURS - allowed
+    }
+    assert not wrong
+
+
+def test_dataset_package_knows_no_prompts_and_no_phases():
+    allowed = ("tasks.dataset", "tasks.errors", "tasks.answers.question", "tasks.language", "tasks.settings")
+    wrong = {
+        f"{path.relative_to(REPO)} imports {name}"
+        for path in (REPO / "tasks/dataset").rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] in OURS and not name.startswith(allowed)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "--no_such_flag=1"]])
+def test_command_line_answers_without_heavy_imports(arguments):
+    code = f"""
+import sys
+from flows.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+print([m for m in {HEAVY!r} if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"

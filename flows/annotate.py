@@ -1,7 +1,7 @@
 """The Prefect flow `annotate`: phases as cached, retryable task runs over groups of episodes.
 
-A thin shell: what a phase does is in `tasks`, what a run guarantees is in `flows.session`. Truth is in the staged files;
-Prefect's cache says only that a task need not run again. Deployment `annotate/hf-dataset` is in prefect.yaml.
+A thin shell: what a phase does is in `tasks`, what a run guarantees is in `flows.session`. Truth is in the staged
+files; Prefect's cache says only that a task need not run again. Deployment `annotate/hf-dataset` is in prefect.yaml.
 """
 
 from __future__ import annotations
@@ -225,7 +225,5 @@ def _publish(summary: RunSummary) -> None:
             left_out[:TABLE_ROWS_MAX], key="annotate-left-out", description=f"{len(left_out)} left out"
         )
     checks = "\n".join(f"- {check}: {n}" for check, n in summary.validation.by_check().items()) or "- nothing found"
-    create_markdown_artifact(
-        f"# Validation\n\n{summary.validation.rows_checked} rows of {summary.validation.episodes_checked} episodes\n\n{checks}\n",
-        key="annotate-validation",
-    )
+    checked = f"{summary.validation.rows_checked} rows of {summary.validation.episodes_checked} episodes"
+    create_markdown_artifact(f"# Validation\n\n{checked}\n\n{checks}\n", key="annotate-validation")

@@ -1,4 +1,4 @@
-"""The `annotate` command. Heavy imports happen inside the commands that need them, so that help and errors come at once."""
+"""The `annotate` command. Heavy imports happen inside the commands that need them: help and errors come at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from flows.session import RunSummary
 
 DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
-EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what could be
-annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""
+EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what
+could be annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""
 
 app = typer.Typer(
     help="Watch robot recordings with a vision-language model and write their language columns.",

@@ -1,4 +1,4 @@
-"""LeRobot-style dotted flags for any pydantic settings tree: `--plan.max_steps=6`, `--phases=plan,vqa`, `--config=FILE`."""
+"""LeRobot-style dotted flags for any pydantic settings tree: `--plan.max_steps=6`, `--phases=plan,vqa`."""
 
 from __future__ import annotations
 

@@ -12,21 +12,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.dataset.commit import check_writable, lock_dataset, recover
-from tasks.dataset.hub import in_hub_cache, resolve_root
-from tasks.dataset.layout import Dataset
-from tasks.validate import validate
-from tasks.write import PROVENANCE_PATH, write_dataset
-
 import prompts
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
+from tasks.dataset.commit import check_writable, lock_dataset, recover
+from tasks.dataset.hub import in_hub_cache, resolve_root
+from tasks.dataset.layout import Dataset
 from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
 from tasks.phase import PhaseReport, Skip
 from tasks.report import Report, save_report
 from tasks.run_phase import MODULES, collect
 from tasks.settings import AnnotateSettings
 from tasks.staging import digest_json, write_atomic
+from tasks.validate import validate
+from tasks.write import PROVENANCE_PATH, write_dataset
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def phase_counts(reports: list[PhaseReport]) -> dict[str, dict[str, int]]:
 
 
 class Session:
-    """A run's guard rails: nothing is asked before all that can be checked is checked, nothing written before all is valid.
+    """A run's guard rails: nothing is asked before what can be checked is checked, nothing written before all is valid.
 
     Use as a context manager; engines run the phases inside, then call `finish`.
     """

@@ -56,7 +56,7 @@ def _refreshes_plan(settings: AnnotateSettings) -> bool:
 
 
 def _plan_base_digest(context: RunContext, episode: Episode) -> str:
-    """Identity of the plan that interjections speak about: staged when plan is in the run, else what the dataset has."""
+    """Identity of the staged plan that interjections speak about, without what a refresh added to it."""
     receipt = context.staging.receipt(episode.episode_index, "plan")
     return str(receipt.facts.get("base_digest", "")) if receipt else ""
 
@@ -197,7 +197,7 @@ def run_group(context: RunContext, episode_indices: list[int], phase: PhaseName)
             reports.append(run_phase(context, index, phase))
         except (AnswererError, StagingError):
             raise
-        except Exception as err:  # noqa: BLE001 - whatever breaks one episode must not end the others
+        except Exception as err:  # whatever breaks one episode must not end the others
             log.exception("episode %d, %s: unexpected error", index, phase)
             reports.append(_failed(context, context.episodes[index], phase, f"{type(err).__name__}: {err}"))
             unexpected = True
@@ -217,7 +217,7 @@ class PhaseGroupFailed(AnnotateError):
         )
         self.reports, self.retryable = reports, retryable
 
-    def __reduce__(self):  # noqa: ANN204 - rebuilt on the far side of a process boundary
+    def __reduce__(self) -> tuple[type, tuple[list[PhaseReport], bool]]:  # crosses process boundaries
         return type(self), (self.reports, self.retryable)
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+
+class LazyDigest:
+    """A string field that may be given as a function of the episode: hashing recorded signals waits until asked."""
+
+    def __get__(self, episode: Episode | None, owner: type | None = None) -> str | LazyDigest:
+        if episode is None:
+            return self
+        value = episode.__dict__["_digest"]
+        if callable(value):
+            value = episode.__dict__["_digest"] = value(episode)
+        return value
+
+    def __set__(self, episode: Episode, value: str | Callable[[Episode], str] | LazyDigest) -> None:
+        episode.__dict__["_digest"] = "" if isinstance(value, LazyDigest) else value
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,8 @@ class Episode:
     row_group: int | None  # the row group that holds this episode alone; None when the shard is packed otherwise
     fps: float
     videos: Mapping[str, VideoRef] = field(default_factory=dict)  # camera key -> where; colour cameras only
-    digest: str = ""  # identity of rows and video files: changes when any of them does
+    # identity of rows, signals and video files: changes when any of them does; a str, or what makes it when asked
+    digest: str = field(default=LazyDigest(), repr=False, compare=False)  # type: ignore[assignment]
 
     @property
     def frames(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,19 @@ def real_dataset(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"no real recording {name} beside the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def generated_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes of 4 s at 10 fps, two cameras, H.264. Shared by all tests: copy it before changing it."""
+    from tasks.dataset.generate import generate
+
+    return generate(tmp_path_factory.mktemp("generated") / "tabletop", episodes=3, seconds=4.0, fps=10, size=(160, 120))
+
+
+@pytest.fixture
+def dataset_copy(generated_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the generated dataset (and of its truth) that a test may change."""
+    truth = generated_dataset.with_name(f"{generated_dataset.name}.truth.json")
+    shutil.copy2(truth, tmp_path / truth.name)
+    return Path(shutil.copytree(generated_dataset, tmp_path / generated_dataset.name))

@@ -1,0 +1,191 @@
+"""HTTP to an OpenAI-compatible server: one kept-alive connection pool, typed failures, nothing retried here."""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import AnswererError
+from tasks.settings import VlmSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_TIMEOUT_S = 10.0
+KEEPALIVE_S = 4.0  # below the 5 s after which common servers hang up on an idle connection
+RESPONSE_BYTES_MAX = 8 * 2**20
+MESSAGE_CHARS_MAX = 300
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The model's reply."""
+
+    text: str  # "" when the server sent no choice, no message or no content
+    cut: bool  # stopped by the token limit
+    tokens_in: int
+    tokens_out: int
+
+
+class CallError(Exception):
+    """A request without a reply: the server's status and words, or no status when there was no whole answer."""
+
+    def __init__(self, status: int | None, message: str, retry_after_s: float | None = None, refused: bool = False):
+        super().__init__(status, message)
+        self.status, self.message, self.retry_after_s, self.refused = status, message, retry_after_s, refused
+
+    def __str__(self) -> str:
+        return self.message if self.status is None else f"HTTP {self.status}: {self.message}"
+
+
+class ChatClient:
+    """Sends chat requests. Thread-safe."""
+
+    def __init__(self, settings: VlmSettings) -> None:
+        import httpx
+
+        self._httpx = httpx
+        self._base = settings.api_base.strip().rstrip("/")
+        self._timeout_s = settings.request_timeout_s
+        url = _url(self._base)
+        key = settings.api_key.strip()
+        if not (key.isascii() and key.isprintable()):  # the error of the HTTP library would show the key
+            raise AnswererError("--vlm.api_key of printable ASCII characters", "other characters", "correct the key")
+        connections = settings.client_concurrency
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            limits=httpx.Limits(
+                max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+            ),
+            trust_env=not _is_loopback(url.host),  # a proxy cannot reach this machine's own server
+        )
+
+    def chat(self, body: dict[str, Any], timeout_s: float | None = None) -> Completion:
+        """One reply, or CallError."""
+        content = json.dumps(body, separators=(",", ":")).encode("ascii")
+        return _completion(self._send("POST", "/chat/completions", timeout_s or self._timeout_s, content))
+
+    def models(self, timeout_s: float) -> list[str]:
+        """Names of the models the server lists, or CallError."""
+        reply = self._send("GET", "/models", timeout_s)
+        entries = reply.get("data") if isinstance(reply, dict) else None
+        names = [e.get("id") for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        return [n for n in names if isinstance(n, str)]
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, timeout_s: float, content: bytes | None = None) -> Any:
+        httpx = self._httpx
+        deadline = time.monotonic() + timeout_s
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), pool=None)
+        try:
+            with self._http.stream(method, self._base + path, content=content, timeout=timeout) as response:
+                raw = _read(response, deadline)
+        except httpx.TimeoutException as error:
+            raise CallError(None, f"no answer within {timeout_s:g} s ({type(error).__name__})") from error
+        except httpx.ConnectError as error:
+            raise CallError(None, f"cannot connect: {error}", refused=True) from error
+        except (httpx.RequestError, RuntimeError) as error:  # RuntimeError: closed under a request by close()
+            raise CallError(None, f"broken connection: {error or type(error).__name__}") from error
+        if response.status_code != 200:
+            raise CallError(response.status_code, _server_message(raw), _retry_after_s(response.headers))
+        return _json(raw)
+
+
+def _url(api_base: str) -> httpx.URL:
+    import httpx
+
+    try:
+        url = httpx.URL(api_base)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise AnswererError("--vlm.api_base like http://localhost:8000/v1", repr(api_base), "correct the URL")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(response: httpx.Response, deadline: float) -> bytes:
+    """The body. A server that drips or never stops is cut off: the time-outs of the client only watch each read."""
+    chunks, size = [], 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > RESPONSE_BYTES_MAX:
+            raise CallError(None, f"the answer is longer than {RESPONSE_BYTES_MAX} bytes")
+        if time.monotonic() > deadline:
+            raise CallError(None, "the answer did not end in time")
+    return b"".join(chunks)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8", "replace"))  # models emit broken UTF-8, some servers pass it on
+    except (ValueError, RecursionError):
+        return None
+
+
+def _completion(reply: Any) -> Completion:
+    reply = reply if isinstance(reply, dict) else {}
+    choices = reply.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):  # some servers answer in parts
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    text = content if isinstance(content, str) else ""
+    usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
+    return Completion(
+        text=text.encode("utf-8", "replace").decode("utf-8"),  # lone surrogates could be neither validated nor sent
+        cut=choice.get("finish_reason") == "length",
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _server_message(raw: bytes) -> str:
+    """The server's own words, in any of the shapes that are common."""
+    body = _json(raw)
+    found: Any = None
+    if isinstance(body, dict):
+        error = body.get("error")
+        found = error.get("message") or error.get("code") if isinstance(error, dict) else error
+        found = found or body.get("detail") or body.get("message")
+        if isinstance(error, dict) and isinstance(error.get("code"), str) and error["code"] not in str(found):
+            found = f"{found} ({error['code']})"
+    text = found if isinstance(found, str) else json.dumps(found) if found else raw.decode("utf-8", "replace")
+    return " ".join(text.split())[:MESSAGE_CHARS_MAX] or "(no message)"
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """The pause the server asks for, in seconds: a number or a date."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

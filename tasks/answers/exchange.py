@@ -1,0 +1,210 @@
+"""One question on its way to an answer: a small state machine that sends one request a step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tasks.answers import messages, structured
+from tasks.answers.client import CallError, ChatClient, Completion
+from tasks.answers.failures import Breaker, RetryLog, Verdict, fatal, judge, pause_s
+from tasks.answers.question import Question, Reply, Usage
+from tasks.answers.structured import LADDER, OFF, Dialect
+from tasks.errors import AnswererError
+from tasks.settings import VlmSettings
+
+log = logging.getLogger(__name__)
+
+SHRINKS_MAX = 2
+PREVIEW_CHARS_MAX = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """What all questions of a run share."""
+
+    settings: VlmSettings
+    client: ChatClient
+    dialect: Dialect
+    breaker: Breaker
+    retries: RetryLog
+    end: Callable[[AnswererError], None]  # ends the run for every open question
+
+
+class Exchange:
+    """One question. `step` is run by one thread at a time; `future` may be settled by any."""
+
+    def __init__(self, question: Question, line: Line) -> None:
+        self.question = question
+        self.future: Future[Reply] = Future()
+        self._line = line
+        self._text = messages.prompt_text(question)
+        self._pictures = question.pictures
+        self._tokens_max = question.max_tokens or line.settings.max_new_tokens
+        self._correction: list[messages.Message] = []
+        self._cut = ""  # the reply that ran out of tokens, while a longer one is asked for
+        self._grown = False
+        self._doubtful = False  # asked without a format to see whether the format was refused
+        self._shrinks = self._retries = 0
+        self._usage = Usage()
+
+    def step(self) -> float | None:
+        """Send one request. None: the question is settled; else the seconds to wait before the next step."""
+        if self.future.done():
+            return None
+        try:
+            return self._send()
+        except AnswererError as error:
+            self._line.end(error)
+        except Exception as error:  # noqa: BLE001 a bug must reach the waiting caller, not kill the worker
+            self.fail(error)
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with an error, unless settled before."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+    def _send(self) -> float | None:
+        rung = self._rung()
+        body = self._body(rung)
+        began = time.monotonic()
+        try:
+            completion = self._line.client.chat(body)
+        except CallError as error:
+            self._spend(began)
+            return self._after_error(error, rung, body)
+        self._spend(began, completion)
+        self._line.breaker.replied()
+        if self._doubtful:
+            self._doubtful = False
+            self._line.dialect.refused(self._asked_rung(), self.question.answer, to=OFF)
+        self._line.dialect.proved(rung)
+        return self._after_reply(completion)
+
+    def _rung(self) -> int:
+        return OFF if self._doubtful else self._asked_rung()
+
+    def _asked_rung(self) -> int:
+        wish = self._line.settings.structured
+        return self._line.dialect.rung(self.question.answer) if wish == "auto" else LADDER.index(wish)
+
+    def _body(self, rung: int) -> dict[str, Any]:
+        settings, dialect = self._line.settings, self._line.dialect
+        body: dict[str, Any] = {
+            "model": settings.model_id,
+            "messages": [messages.user_message(self._text, self._pictures), *self._correction],
+            dialect.tokens_field: self._tokens_max,
+        }
+        if dialect.sends_temperature:
+            body["temperature"] = settings.temperature
+        if (wanted := structured.response_format(self.question.answer, rung)) is not None:
+            body["response_format"] = wanted
+        if settings.reasoning_effort is not None:
+            body["reasoning_effort"] = settings.reasoning_effort
+        if settings.chat_template_kwargs is not None:
+            body["chat_template_kwargs"] = settings.chat_template_kwargs
+        return body
+
+    def _spend(self, began: float, completion: Completion | None = None) -> None:
+        usage = Usage(requests=1, latency_s=time.monotonic() - began)
+        if completion is not None:
+            usage = replace(usage, tokens_in=completion.tokens_in, tokens_out=completion.tokens_out)
+        self._usage = self._usage + usage
+
+    # ------------------------------------------------------------------ replies
+
+    def _after_reply(self, completion: Completion) -> float | None:
+        answer, problem = structured.read(completion.text, self.question.answer)
+        if answer is not None:
+            self._line.breaker.answered()
+            return self._settle(Reply(answer, usage=self._usage))
+        if completion.cut and not self._grown:
+            self._grown, self._cut = True, completion.text
+            self._tokens_max *= 2
+            log.info("%s: cut off, asking again with %d tokens", self.question.label, self._tokens_max)
+            return 0.0
+        return self._miss(completion.text, problem + (" (cut off)" if completion.cut else ""))
+
+    def _miss(self, text: str, problem: str) -> float | None:
+        """The reply is no answer: one correction, then the question is skipped."""
+        if not self._correction:
+            self._correction = messages.correction(text, problem)
+            return 0.0
+        preview = " ".join(text.split())[:PREVIEW_CHARS_MAX]
+        return self._skip(f"{problem}; the reply: {preview!r}", by_server=False)
+
+    # ------------------------------------------------------------------ failures
+
+    def _after_error(self, error: CallError, rung: int, body: dict[str, Any]) -> float | None:
+        verdict = judge(error)
+        if verdict is Verdict.FATAL:
+            raise fatal(error, self._line.settings)
+        if verdict is Verdict.RETRY:
+            return self._retry(error)
+        if verdict is Verdict.SHRINK and (pause := self._shrink(error)) is not None:
+            return pause
+        if verdict is not Verdict.SHRINK and self._ask_differently(error, verdict, rung, body):
+            return 0.0
+        if error.status == 500:
+            return self._retry(error)
+        return self._skip(str(error), by_server=True)
+
+    def _retry(self, error: CallError) -> float | None:
+        if error.status is None:
+            self._line.breaker.lost(str(error))
+        settings = self._line.settings
+        if self._retries >= settings.max_retries:
+            return self._skip(f"{error} (after {self._retries} retries)", by_server=True)
+        wait_s = pause_s(error, self._retries, settings.retry_backoff_s)
+        self._retries += 1
+        self._line.retries.note(self.question.label, error, wait_s)
+        return wait_s
+
+    def _shrink(self, error: CallError) -> float | None:
+        """Make the request smaller. None when nothing is left to leave out."""
+        if self._cut:  # the doubled token limit was too much: back to the reply there was
+            text, self._cut = self._cut, ""
+            self._tokens_max //= 2
+            return self._miss(text, "the reply was cut off: answer more briefly")
+        fewer = messages.thinned(self._pictures)
+        if self._shrinks == SHRINKS_MAX or len(fewer) == len(self._pictures):
+            return None
+        log.warning(
+            "%s: %s; asking with %d of %d pictures", self.question.label, error, len(fewer), len(self._pictures)
+        )
+        self._shrinks += 1
+        self._pictures = fewer
+        return 0.0
+
+    def _ask_differently(self, error: CallError, verdict: Verdict, rung: int, body: dict[str, Any]) -> bool:
+        dialect = self._line.dialect
+        if dialect.adapt(error.message, body):
+            return True
+        if self._doubtful:  # refused without a format too: the format was not the reason
+            self._doubtful = False
+            dialect.cleared()
+            return False
+        if self._line.settings.structured != "auto":
+            return False
+        if verdict is Verdict.FORMAT and rung != OFF:
+            dialect.refused(rung, self.question.answer)
+            return True
+        self._doubtful = error.status in (400, 422) and dialect.doubts(rung)
+        return self._doubtful
+
+    # ------------------------------------------------------------------ the end
+
+    def _skip(self, reason: str, by_server: bool) -> None:
+        log.info("%s: skipped: %s", self.question.label, reason)
+        self._line.breaker.failed(reason, by_server)  # may end the run, for this question too
+        self._settle(Reply(None, reason, self._usage))
+
+    def _settle(self, reply: Reply) -> None:
+        with suppress(InvalidStateError):  # the run may have ended meanwhile
+            self.future.set_result(reply)

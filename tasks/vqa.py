@@ -1,0 +1,225 @@
+"""Phase `vqa`: questions about single frames, each with an answer of a known shape.
+
+Every frame is asked for itself, and per camera: an answer is true for the pixels it was asked about and no others.
+Coordinates are stored in pixels of the camera's own frame, with that frame's size, whatever the model counts in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import prompts
+from tasks.answers.question import Picture, Question
+from tasks.cameras import default_camera
+from tasks.dataset.episode import Episode
+from tasks.dataset.frames import Wants
+from tasks.errors import EpisodeError, VideoError
+from tasks.language.rows import Row
+from tasks.phase import PhaseContext, Staged
+from tasks.plan import is_placeholder
+from tasks.questions import VQA_ANSWERS, Answer, Bbox, Keypoint, Spatial
+from tasks.settings import AnnotateSettings
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = "1"
+OUTSIDE_SHARE_MAX = 0.02  # of the frame: rounding and tight edges; what lies farther outside is a wrong answer
+LOCATED = ("bbox", "keypoint")  # question types whose answers hold coordinates
+
+
+class Rejected(ValueError):
+    """An answer of the right shape that cannot be true."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to come: which frame, which camera, which type."""
+
+    row: int
+    camera: str
+    kind: str
+
+
+def prompt_names(settings: AnnotateSettings) -> tuple[str, ...]:
+    """Prompt files whose text the rows of this phase depend on."""
+    kinds = tuple(dict.fromkeys(settings.vqa.question_types))
+    located = any(kind in LOCATED for kind in kinds)
+    return (*(f"vqa_{kind}" for kind in kinds), *((f"coordinates_{settings.vqa.coordinates}",) if located else ()))
+
+
+def wanted(episode: Episode, settings: AnnotateSettings, cameras: Sequence[str]) -> dict[str, Wants]:
+    """Rows whose pictures this phase will ask for, per camera."""
+    rows = frozenset(anchors(episode, settings.vqa.vqa_emission_hz, settings.vqa.K))
+    if not rows:
+        return {}
+    width, quality = settings.vqa.image_width_max, settings.vqa.image_quality
+    views = _views(settings, cameras)
+    return {camera: Wants(stills=rows, still_width_max=width, still_quality=quality) for camera in views}
+
+
+def _views(settings: AnnotateSettings, cameras: Sequence[str], default_only: bool = False) -> list[str]:
+    first = default_camera(settings, cameras)
+    if first is not None and (default_only or settings.vqa.restrict_to_default_camera):
+        return [first]
+    return list(cameras)
+
+
+def anchors(episode: Episode, hz: float, frames_per_tick: int) -> list[int]:
+    """Rows to ask about: at each tick the nearest frame and those after it, each row once, in order of time."""
+    if not episode.frames or hz <= 0 or frames_per_tick <= 0:
+        return []
+    ticks = math.floor((episode.end_s - episode.start_s) * hz + 1e-9) + 1
+    first = (episode.nearest(episode.start_s + i / hz) for i in range(ticks))
+    return sorted({row for f in first for row in range(f, min(f + frames_per_tick, episode.frames))})
+
+
+# ------------------------------------------------------------------------------------------------ the phase
+
+
+def run(ctx: PhaseContext) -> Staged:
+    """The rows of one episode: question and answer per anchored frame and camera, in order of time."""
+    asks = choose_asks(ctx)
+    if not asks:
+        return Staged([])
+    try:
+        pictures = _pictures(ctx, asks)
+    except VideoError as err:
+        raise EpisodeError(
+            "want the pictures of this episode", str(err), "repair the video file, then run again"
+        ) from err
+    skips_before = len(ctx.report.skips)
+    answers = ctx.ask([_question(ctx, ask, pictures.get((ask.camera, ask.row))) for ask in asks])
+    rows: list[Row] = []
+    for ask, answer in zip(asks, answers, strict=True):
+        if answer is None:
+            continue
+        try:
+            rows += _rows(ctx, ask, answer, pictures.get((ask.camera, ask.row)))
+        except Rejected as err:
+            ctx.reject(f"vqa_{ask.kind}", f"{err} (camera {ask.camera}, {ctx.episode.times[ask.row]:.2f} s)")
+    if len(ctx.report.skips) - skips_before == len(asks):
+        raise EpisodeError(
+            f"want an answer to at least one of {len(asks)} questions", ctx.report.skips[-1].reason, "run again"
+        )
+    return Staged(rows, {"cameras": sorted({a.camera for a in asks})})
+
+
+def choose_asks(ctx: PhaseContext) -> list[Ask]:
+    """What to ask: a type per frame and camera, drawn by a generator of this episode's own."""
+    episode, settings, known = ctx.episode, ctx.settings.vqa, ctx.answerer.vqa_types
+    weights = settings.question_weights or [1.0] * len(settings.question_types)
+    types = [
+        (t, w) for t, w in zip(settings.question_types, weights, strict=True) if w > 0 and (known is None or t in known)
+    ]
+    rows = anchors(episode, settings.vqa_emission_hz, settings.K)
+    cameras = _views(ctx.settings, list(episode.videos), default_only=not ctx.answerer.needs_pictures)
+    if rows and types and not cameras:
+        log.warning("episode %d has no colour video camera: no visual questions", episode.episode_index)
+    if not types:
+        return []
+    rng = random.Random(f"{ctx.settings.seed}:{episode.episode_index}:vqa")
+    names, shares = zip(*types, strict=True)
+    return [Ask(row, camera, rng.choices(names, shares)[0]) for row in rows for camera in cameras]
+
+
+def _pictures(ctx: PhaseContext, asks: Sequence[Ask]) -> dict[tuple[str, int], Picture]:
+    """The still of each camera and row; none when the answerer looks at signals."""
+    if not ctx.answerer.needs_pictures:
+        return {}
+    episode, settings = ctx.episode, ctx.settings.vqa
+    out = {}
+    for camera in dict.fromkeys(a.camera for a in asks):
+        times = [episode.times[a.row] for a in asks if a.camera == camera]
+        for time_s, picture in ctx.frames.stills(camera, times, settings.image_width_max, settings.image_quality):
+            out[camera, episode.nearest(time_s)] = picture
+    return out
+
+
+def _own_size(ctx: PhaseContext, camera: str, picture: Picture | None) -> tuple[int, int]:
+    """Width and height of the camera's own frame; that of the picture where the metadata do not tell."""
+    video = ctx.episode.videos[camera]
+    if video.width > 0 and video.height > 0:
+        return video.width, video.height
+    return (picture.width, picture.height) if picture else (0, 0)
+
+
+def _question(ctx: PhaseContext, ask: Ask, picture: Picture | None) -> Question:
+    episode = ctx.episode
+    time_s = episode.times[ask.row]
+    width, height = (picture.width, picture.height) if picture else _own_size(ctx, ask.camera, None)
+    inputs: dict[str, object] = {
+        "task": "" if is_placeholder(episode.task) else episode.task,
+        "width": width,
+        "height": height,
+        "time": round(time_s, 2),
+    }
+    if ask.kind in LOCATED:
+        name = f"coordinates_{ctx.settings.vqa.coordinates}"
+        inputs["coordinates_rule"] = prompts.render(name, width=width, height=height).strip()
+    return Question(
+        f"vqa_{ask.kind}",
+        VQA_ANSWERS[ask.kind],
+        inputs,
+        pictures=(picture,) if picture else (),
+        phase="vqa",
+        episode=episode,
+        window_s=(time_s, time_s),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ answers to rows
+
+
+def _rows(ctx: PhaseContext, ask: Ask, qa: Answer, picture: Picture | None) -> list[Row]:
+    """Question and answer as rows. Raises Rejected."""
+    own = _own_size(ctx, ask.camera, picture)
+    shown = (picture.width, picture.height) if picture else own
+    answer = checked_answer(qa.answer, own, shown, ctx.settings.vqa.coordinates)  # type: ignore[attr-defined]
+    content = json.dumps({"type": ask.kind, **answer}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    time_s = ctx.episode.times[ask.row]
+    question = " ".join(qa.question.split())  # type: ignore[attr-defined]
+    return [
+        Row("user", question, "vqa", time_s, camera=ask.camera),
+        Row("assistant", content, "vqa", time_s, camera=ask.camera),
+    ]
+
+
+def checked_answer(answer: Answer, own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> dict[str, object]:
+    """The answer as it is stored, coordinates in pixels of the camera's own frame. Raises Rejected.
+
+    own, shown: (width, height) of the camera's frame and of the picture that was sent.
+    """
+    data = answer.model_dump(exclude_none=True)
+    if isinstance(answer, Bbox):
+        for detection in data["detections"]:
+            detection["bbox"] = own_box(detection["bbox"], own, shown, coordinates)
+    elif isinstance(answer, Keypoint):
+        data["point"] = [_own(v, axis, own, shown, coordinates) for axis, v in enumerate(answer.point)]
+    elif isinstance(answer, Spatial) and answer.subject.casefold() == answer.object.casefold():
+        raise Rejected(f"want two different things, got {answer.subject!r} twice")
+    if isinstance(answer, Bbox | Keypoint):
+        data["image_size"] = list(own)
+    return data
+
+
+def own_box(box: Sequence[float], own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> list[float]:
+    """x_min, y_min, x_max, y_max in pixels of the camera's own frame, in order and inside. Raises Rejected."""
+    values = [_own(v, i % 2, own, shown, coordinates) for i, v in enumerate(box)]
+    (x0, x1), (y0, y1) = sorted(values[0::2]), sorted(values[1::2])
+    if x1 <= x0 or y1 <= y0:
+        raise Rejected(f"want a box with an area, got {list(box)}")
+    return [x0, y0, x1, y1]
+
+
+def _own(value: float, axis: int, own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> float:
+    """One coordinate (axis 0: x) in pixels of the camera's own frame, to a tenth, clamped when just outside."""
+    full = {"pixel": shown[axis], "norm1000": 1000, "norm1": 1}[coordinates]
+    share = value / full
+    if not -OUTSIDE_SHARE_MAX <= share <= 1 + OUTSIDE_SHARE_MAX:
+        raise Rejected(f"want {'xy'[axis]} in 0..{full}, got {value:g}; is vqa.coordinates={coordinates} right?")
+    return round(min(max(share, 0.0), 1.0) * own[axis], 1)

@@ -65,6 +65,7 @@ class PhaseContext:
     frames: EpisodeFrames  # pictures of this episode, each decoded once for all phases
     staging: Staging
     report: PhaseReport
+    dataset_rows: list[Row] | None = None  # rows that the dataset already has, where a phase builds on them
 
     def ask(self, questions: Sequence[Question]) -> list[Any]:
         """Typed answers in order, None where there is none; failures go into the report."""
@@ -83,6 +84,11 @@ class PhaseContext:
                 )
             out.append(reply.answer)
         return out
+
+    def reject(self, question: str, reason: str) -> None:
+        """Count an answer that came as a skip after all: its shape was right, its content cannot be."""
+        self.report.answered -= 1
+        self.report.skips.append(Skip(self.episode.episode_index, self.report.phase, question, reason))
 
     def ask_one(self, question: Question) -> Any:
         """The typed answer or None."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from tasks.staging import write_atomic
+
+FINDINGS_PER_CHECK_MAX = 1000  # more of one kind are counted, not listed
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,23 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     episodes_checked: int = 0
     rows_checked: int = 0
+    unlisted: dict[str, int] = field(default_factory=dict)  # per check: findings counted beyond the limit
+
+    def extend(self, findings: Iterable[Finding], counts: Mapping[str, int] | None = None) -> None:
+        """Add findings up to the limit per check. `counts`: how many there were, where not all are handed over."""
+        listed = Counter(f.check for f in self.findings)
+        given: Counter[str] = Counter()
+        beyond = Counter(self.unlisted)
+        for finding in findings:
+            given[finding.check] += 1
+            if listed[finding.check] < FINDINGS_PER_CHECK_MAX:
+                listed[finding.check] += 1
+                self.findings.append(finding)
+            else:
+                beyond[finding.check] += 1
+        for check, count in (counts or {}).items():
+            beyond[check] += count - given[check]
+        self.unlisted = dict(+beyond)
 
     @property
     def errors(self) -> list[Finding]:
@@ -53,7 +77,7 @@ class Report:
 
     def by_check(self) -> dict[str, int]:
         """How often each rule was broken."""
-        return dict(Counter(f.check for f in self.findings).most_common())
+        return dict((Counter(f.check for f in self.findings) + Counter(self.unlisted)).most_common())
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -62,5 +86,12 @@ class Report:
             "episodes_checked": self.episodes_checked,
             "rows_checked": self.rows_checked,
             "by_check": self.by_check(),
+            "unlisted": self.unlisted,
             "findings": [asdict(f) for f in self.findings],
         }
+
+
+def save_report(report: Report, path: Path) -> None:
+    """Write the report as JSON, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode())

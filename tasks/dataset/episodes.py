@@ -150,21 +150,14 @@ def _metadata_of(path: Path, root: Path, info: DatasetInfo, cameras: Sequence[st
         for camera in cameras:
             place = [columns[video_columns[camera, f]][row] for f in VIDEO_FIELDS]
             if None not in place:  # null: this episode was recorded without that camera
-                refs[camera] = _video_ref(root, info.video_path, camera, sizes[camera], index, *place)
+                refs[camera] = _video_ref(root, info.video_path, camera, sizes[camera], index, place)
         yield EpisodeMeta(index, lengths[row], refs)
 
 
 def _video_ref(
-    root: Path,
-    template: str,
-    camera: str,
-    size: tuple[int, int],
-    episode: int,
-    chunk: int,
-    file: int,
-    from_s: float,
-    to_s: float,
+    root: Path, template: str, camera: str, size: tuple[int, int], episode: int, place: Sequence[float]
 ) -> VideoRef:
+    chunk, file, from_s, to_s = place
     if not (math.isfinite(to_s) and 0 <= from_s < to_s):
         got = f"from {from_s} s to {to_s} s"
         raise DatasetError(f"want a video range for camera {camera} of episode {episode}", got, RESTORE)
@@ -233,9 +226,8 @@ def _groups_with(file: pq.ParquetFile, wanted: set[int]) -> list[int]:
     groups = []
     for i in range(meta.num_row_groups):
         stats = meta.row_group(i).column(column).statistics
-        if stats is None or not stats.has_min_max:
-            groups.append(i)
-        elif np.searchsorted(ordered, stats.min, "left") < np.searchsorted(ordered, stats.max, "right"):
+        unknown = stats is None or not stats.has_min_max
+        if unknown or np.searchsorted(ordered, stats.min, "left") < np.searchsorted(ordered, stats.max, "right"):
             groups.append(i)
     return groups
 

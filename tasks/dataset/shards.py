@@ -17,6 +17,8 @@ from tasks.errors import DatasetError
 SHARDS_REMEMBERED = 8  # parsed parquet footers; one of 2,000 row groups takes some 50 MiB
 PACKED_COLUMNS_REMEMBERED = 4  # decoded columns of row groups that several episodes share
 
+LIST_KINDS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
 _packed_lock = threading.Lock()
 
 
@@ -83,8 +85,6 @@ def _packed_column(path: Path, mtime_ns: int, size_bytes: int, name: str, groups
 
 def flat_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The innermost values of list columns, in order."""
-    while (
-        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    ):
+    while any(is_kind(column.type) for is_kind in LIST_KINDS):
         column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
     return column

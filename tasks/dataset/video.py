@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import av
@@ -27,6 +28,8 @@ TOLERANCE_MIN_S = 0.01
 HALF_FRAME = 0.499  # of the frame period: exactly halfway between two frames is neither of them
 SEEK_PACKETS_MIN = 32  # a shorter gap is read through, which costs less than a seek
 SEEK_BACK_MAX = 64  # keyframes to step back for the start of a stretch before reading from the file's start
+# from PyAV 17 on the scaler starts a thread per core for each picture, which costs twice the CPU at these sizes
+SCALER_OPTIONS = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 RESTORE = "restore the file, or leave the episode out with only_episodes"
 
 
@@ -100,11 +103,11 @@ class Clip:
         wanted: dict[int, list[int]] = {}
         for i, time_s in enumerate(times_s):
             j = int(np.searchsorted(pts_s, time_s))
-            near = min(
-                (k for k in (j - 1, j) if 0 <= k < len(shown)), key=lambda k: abs(pts_s[k] - time_s), default=None
+            off_s, near = min(
+                ((abs(pts_s[k] - time_s), k) for k in (j - 1, j) if 0 <= k < len(shown)), default=(inf, -1)
             )
-            if near is None or abs(pts_s[near] - time_s) > self.tolerance_s:
-                got = "no frame there" if near is None else f"the nearest is at {pts_s[near]:.3f} s"
+            if off_s > self.tolerance_s:
+                got = f"the nearest is at {pts_s[near]:.3f} s" if shown else "no frame in that part of the file"
                 self._fail(f"a frame at {time_s:.3f} s, within {self.tolerance_s * 1000:.1f} ms", got)
             wanted.setdefault(shown[near], []).append(i)
         return wanted
@@ -215,8 +218,8 @@ class Scaler:
         """uint8 (height, width, 3); the height keeps the aspect."""
         height = max(1, round(frame.height * width / frame.width))
         reformatter = self._reformatters.setdefault(width, VideoReformatter())
-        scaled = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR)
-        return scaled.to_ndarray()
+        way = Interpolation.AREA if width < frame.width else Interpolation.BILINEAR
+        return reformatter.reformat(frame, width, height, "rgb24", interpolation=way, **SCALER_OPTIONS).to_ndarray()
 
 
 def check_video(path: Path, ranges: Sequence[tuple[float, float, int]], fps: float) -> None:

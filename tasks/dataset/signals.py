@@ -67,7 +67,7 @@ class Signals:
     grippers: tuple[Gripper, ...]
     events: tuple[MotionEvent, ...]  # in time order
     moving: np.ndarray  # bool (frames,)
-    motion_known: bool  # False: no joints were recorded, `moving` says nothing
+    speed: np.ndarray | None  # float (frames,) of all joints but the grippers, smoothed; None: no joints were recorded
 
     def gripper_events(self) -> list[MotionEvent]:
         """Close and open events only."""
@@ -79,7 +79,7 @@ def read_signals(dataset: Dataset, episode: Episode) -> Signals:
     step_s = _step_s(episode)
     grippers: dict[str, Gripper] = {}
     events: list[MotionEvent] = []
-    moving: np.ndarray | None = None
+    speed: np.ndarray | None = None
     for key, values in _recorded(dataset, episode).items():
         names = dataset.feature_names(key)
         found = find_grippers(names) if len(names) == values.shape[1] else ()
@@ -90,14 +90,13 @@ def read_signals(dataset: Dataset, episode: Episode) -> Signals:
                 gripper, changes = _read_gripper(columns, values, spans, episode, step_s)
                 grippers[columns.side] = gripper
                 events += changes
-        if moving is None:
+        if speed is None:
             fingers = [c for g in found for c in g.columns]
-            moving = _moving(np.delete(values, fingers, axis=1), step_s)
-    known_motion = moving is not None
-    moving = np.zeros(episode.frames, bool) if moving is None else moving
+            speed = _speed(np.delete(values, fingers, axis=1), step_s)
+    moving = np.zeros(episode.frames, bool) if speed is None else _moving(speed, step_s)
     events += _changes(moving, episode, ("rest", "move"), "")
     ordered = tuple(sorted(events, key=lambda e: (e.time_s, e.kind, e.side)))
-    return Signals(tuple(grippers[s] for s in sorted(grippers)), ordered, moving, known_motion)
+    return Signals(tuple(grippers[s] for s in sorted(grippers)), ordered, moving, speed)
 
 
 def _recorded(dataset: Dataset, episode: Episode) -> dict[str, np.ndarray]:
@@ -187,18 +186,23 @@ def _one_signal(fingers: np.ndarray, opens_upward: bool | None) -> np.ndarray:
     return fingers.mean(axis=1)
 
 
-def _moving(joints: np.ndarray, step_s: float) -> np.ndarray | None:
-    """Where the arm moves; None without joints."""
+def _speed(joints: np.ndarray, step_s: float) -> np.ndarray | None:
+    """How fast the joints move together, smoothed (frames,); 0 where they stay in place; None without joints."""
     frames, dim = joints.shape
-    if dim == 0 or frames == 0:
+    if dim == 0:
         return None
     smooth = _average(joints, _taps(SMOOTH_S, step_s))
-    travel = float(np.ptp(smooth, axis=0).max())
-    if frames < 3 or travel < _scale(np.abs(joints).max())[2]:
-        return np.zeros(frames, bool)
+    if frames < 3 or np.ptp(smooth, axis=0).max() < _scale(np.abs(joints).max())[2]:
+        return np.zeros(frames)
     steps = np.linalg.norm(np.gradient(smooth, axis=0), axis=1) / step_s
-    speed = _median(steps, _taps(SMOOTH_S, step_s))  # a wrapped angle is one spike
+    return _median(steps, _taps(SMOOTH_S, step_s))  # a wrapped angle is one spike
+
+
+def _moving(speed: np.ndarray, step_s: float) -> np.ndarray:
+    """Where the arm moves; bool (frames,)."""
     fast = float(np.percentile(speed, 95))
+    if fast <= 0:
+        return np.zeros(len(speed), bool)
     states = _hysteresis(speed, RESTING_UP_TO * fast, MOVING_FROM * fast, bool(speed[0] >= MOVING_FROM * fast))
     return _hold(states, _taps(MOTION_HOLD_S, step_s))
 

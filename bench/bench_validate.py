@@ -1,6 +1,5 @@
 """Validation of 228,000 staged rows (2,000 episodes of three files), all checks, files read included.
 
-Run: python -m bench.bench_validate [--runs 5] [--keep]
 The workload is written to bench/work/validate once and reused.
 """
 
@@ -8,20 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
+from bench.common import WORK as BENCH_WORK
+from bench.common import measure_self, print_table
 from tasks.dataset.episode import Episode
 from tasks.language.rows import Row
 from tasks.settings import AnnotateSettings
 from tasks.staging import Staging
 from tasks.validate import validate
 
-WORK = Path(__file__).parent / "work" / "validate"
+WORK = BENCH_WORK / "validate"
 EPISODES = 2000
 FRAMES = 500
 FPS = 10.0
@@ -99,31 +98,37 @@ def workload() -> tuple[Staging, list[Episode]]:
     return staging, episodes
 
 
-def main() -> None:
-    """Time it and print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+def validate_often(runs: int) -> None:
+    """Validate in this process, several times, and print the figures as JSON."""
     staging, episodes = workload()
     modules = {e.episode_index: MODULES for e in episodes}
-    walls, cpus, rows = [], [], 0
+    walls = []
     for _ in range(runs):
-        wall, cpu = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         report = validate(staging, episodes, modules, AnnotateSettings(), CAMERAS)
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
+        walls.append(time.perf_counter() - start)
         assert report.ok and not report.warnings, report.findings[:3]
-        rows = report.rows_checked
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{rows:,} rows, {EPISODES * len(MODULES):,} files, all checks, {runs} runs in one process\n")
-    print("| Validator | first, s | median, s | best, s | CPU, s | peak, MiB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    print(
-        f"| cuebook | {walls[0]:.2f} | {statistics.median(walls):.2f} | {min(walls):.2f} "
-        f"| {statistics.median(cpus):.2f} | {peak_mib:.0f} |"
-    )
-    print(f"| reference | {REFERENCE_S} | | | | |")
-    print(f"| bar | {BAR_S} | | | | |")
+    print(json.dumps({"rows": report.rows_checked, "first_s": walls[0], "median_s": statistics.median(walls)}))
+
+
+def main() -> None:
+    """Make the workload when it is not there, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        validate_often(args.runs)
+        return
+    workload()
+    m = measure_self(__file__, "--child", f"--runs={args.runs}")
+    rows = [
+        ("cuebook", m.result["first_s"], m.result["median_s"], m.cpu_s / args.runs, m.rss_mib),
+        ("reference, fewer checks", REFERENCE_S, "-", "-", "-"),
+        ("bar", BAR_S, "-", "-", "-"),
+    ]
+    title = f"Validation of {m.result['rows']:,} staged rows in {EPISODES * len(MODULES):,} files"
+    print_table(title, ["validator", "first s", f"median s of {args.runs}", "CPU s", "peak MiB"], rows)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def generate(
     """Record `episodes` demonstrations into `out` and return it; the same arguments give the same dataset.
 
     `size` is (width, height); `moved` objects per episode (None: by length); `noise` in grey levels; `gop` frames from
-    keyframe to keyframe (None: 2); `stored` "video" or "image". Raises DatasetError when `out` is not empty or the codec
-    unknown.
+    keyframe to keyframe (None: 2); `stored` "video" or "image". Raises DatasetError when `out` is not empty or the
+    codec unknown.
     """
     out = Path(out)
     motors = vector_feature(STATE_NAMES)
@@ -90,7 +90,10 @@ def _noise_patterns(seed: int, noise: float, size: tuple[int, int]) -> list[np.n
     if noise <= 0:
         return []
     rng = np.random.default_rng([seed, 2])
-    return [rng.normal(0.0, noise, (size[1], size[0], 1)).round().astype(np.int16) for _ in range(NOISE_PATTERNS)]
+    return [
+        np.repeat(rng.normal(0.0, noise, (size[1], size[0], 1)).round().astype(np.int16), 3, axis=2)
+        for _ in range(NOISE_PATTERNS)
+    ]
 
 
 def _record(
@@ -107,12 +110,12 @@ def _record(
     times = np.arange(frames + 1) / fps
     states = story.gripper(times).astype(np.float32)
     poses = story.poses(times[:frames])
-    for i in range(frames):
-        frame: dict[str, Any] = {"observation.state": states[i], "action": states[i + 1]}
-        for c, (key, view) in enumerate(views.items()):
-            picture = view.picture(states[i], poses[:, i], story.held(times[i]))
-            frame[key] = _noisy(picture, patterns, i * len(views) + c)
-        recorder.add_frame(frame)
+    held = [story.held(t) for t in times[:frames]]
+    streams = [view.pictures(states[:frames], poses, held) for view in views.values()]
+    for i, pictures in enumerate(zip(*streams, strict=True)):
+        noisy = [_noisy(picture, patterns, i * len(views) + c) for c, picture in enumerate(pictures)]
+        signals = {"observation.state": states[i], "action": states[i + 1]}
+        recorder.add_frame(signals | dict(zip(views, noisy, strict=True)))
     recorder.save_episode(story.job.text)
     return _truth(episode, story, poses, fps, size)
 
@@ -120,7 +123,8 @@ def _record(
 def _noisy(picture: np.ndarray, patterns: list[np.ndarray], number: int) -> np.ndarray:
     if not patterns:
         return picture
-    return np.clip(picture + patterns[number * 3 % len(patterns)], 0, 255).astype(np.uint8)
+    noisy = picture + patterns[number * 3 % len(patterns)]
+    return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
 
 
 def _truth(episode: int, story: Story, poses: np.ndarray, fps: float, size: tuple[int, int]) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def plan_stretches(entries: Sequence[PacketEntry], wanted: Iterable[int]) -> lis
         while k > 0 and entries[keys[k]].pts > entries[position].pts:
             k -= 1
         start = keys[max(k, 0)]
+        while stretches and stretches[-1].start > start:
+            stretches.pop()  # covered by the one that must begin earlier
         if stretches and start <= stretches[-1].stop + 1:
             stretches[-1] = Stretch(stretches[-1].start, position)
         else:

@@ -16,9 +16,10 @@ from tasks.dataset.episode import Episode
 from tasks.dataset.signals import MotionEvent, Signals
 
 AFTER_S = 0.6  # a piece ends this long after its gripper's change when the arm's speed does not tell better,
-AFTER_MAX_S = 2.5  # never later than this,
+AFTER_MAX_S = 6.0  # never later than this,
 NEXT_SHARE = 0.5  # and never beyond this share of the way to the next change
-LULL = 0.6  # speed below this share of the peak before it ends a stroke
+LULL = 0.6  # speed below this share of the peak before it ends a stroke,
+STROKE = 0.2  # if that peak reaches this share of the episode's fast speed (95th percentile)
 JOINT_OVERLAP = 0.5  # two hands that hold for this share of their common time hold one thing
 STRETCH_S = 0.5  # a short piece may take this much from a neighbour that can spare it
 IDLE_S = 2.0  # rest before or after the work that is a piece of its own
@@ -147,9 +148,12 @@ def _stroke_end(signals: Signals, episode: Episode, change_s: float, latest_s: f
     if signals.speed is None or b - a < 2:
         return usual
     speed = signals.speed[a : b + 1]
-    peak = np.maximum.accumulate(speed)
-    for row in range(1, len(speed) - 1):
-        if speed[row] <= LULL * peak[row] and speed[row] <= speed[row + 1]:
+    begin = int(np.argmax(np.diff(speed) > 0))  # what is left of the stroke before does not count
+    peak = np.maximum.accumulate(speed[begin:])
+    least = STROKE * float(np.percentile(signals.speed, 95))
+    for row in range(begin, len(speed) - 1):
+        top = peak[row - begin]
+        if top >= least and speed[row] <= LULL * top and speed[row] <= speed[row + 1]:
             return episode.times[a + row]
     return usual
 

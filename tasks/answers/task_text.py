@@ -50,7 +50,7 @@ def _any(*words: str) -> str:
     return "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
 
 
-_VERB = re.compile(rf"(?:{_any(*VERBS)})(?![\w'-])", re.IGNORECASE)
+_VERB = re.compile(rf"(?:{_any(*VERBS)})(?=\s|$)", re.IGNORECASE)
 _CLAUSES = re.compile(rf"(?:\s*[,;])?(?:\s+and)?(?:\s+then)?\s+(?=(?:{_any(*VERBS)})\s)", re.IGNORECASE)
 _TARGET = re.compile(
     r"\s+("

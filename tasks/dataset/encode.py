@@ -43,9 +43,10 @@ class Encoding:
 
 ENCODINGS: Mapping[str, Encoding] = {
     "h264": Encoding("libx264", crf=23, preset="veryfast", options={"bf": "0"}),
-    "av1": Encoding("libsvtav1", crf=30, preset="12"),
+    # two threads a camera: with more, they wait for each other longer than they encode a small picture
+    "av1": Encoding("libsvtav1", crf=30, preset="12", options={"svtav1-params": "lp=2"}),
     "hevc": Encoding("libx265", crf=26, preset="ultrafast", options={"bf": "0", "x265-params": "log-level=error"}),
-    "mpeg4": Encoding("mpeg4", bits_per_pixel=0.4),
+    "mpeg4": Encoding("mpeg4", bits_per_pixel=0.4, options={"sc_threshold": "1000000000"}),
     # 12-bit codes of a depth camera; lossless, because a smeared code is a wrong distance
     "depth": Encoding("libx265", "gray12le", options={"bf": "0", "x265-params": "lossless=1:log-level=error"}),
 }

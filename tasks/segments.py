@@ -18,9 +18,7 @@ from tasks.language.rows import Row
 
 log = logging.getLogger(__name__)
 
-EMPTY_LABELS = frozenset(
-    {"", "none", "null", "nil", "nan", "n/a", "na", "nothing", "empty", "unknown", "undefined", "tbd"}
-)
+EMPTY_LABELS = frozenset({"none", "null", "nil", "nan", "n/a", "na", "nothing", "empty", "unknown", "undefined", "tbd"})
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
 ROUNDING_S = 1e-6  # times closer than this are the same
 
@@ -50,7 +48,7 @@ def even_times(start_s: float, end_s: float, count: int) -> list[float]:
 
 
 def sample_times(times: Sequence[float], start_s: float, end_s: float, fps: float, count_max: int) -> list[float]:
-    """Which times of [start_s, end_s] to show: `fps` per second, at most `count_max`; every frame when they are fewer."""
+    """Which times of [start_s, end_s] to show: `fps` per second, at most `count_max`; all frames if they are fewer."""
     inside = list(times[bisect_left(times, start_s - ROUNDING_S) : bisect_right(times, end_s + ROUNDING_S)])
     count = min(max(1, round((end_s - start_s) * fps) + 1), count_max)
     if inside and count >= len(inside):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from io import BytesIO
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tasks.answers.question import Picture
-from tasks.dataset.frames import EpisodeFrames, Shot
+from tasks.dataset.frames import EpisodeFrames, Shot, encode_jpeg
 from tasks.settings import PlanSettings
 
 BADGE_HEIGHT_SHARE = 0.12  # of the tile's height: smaller digits cannot be read by a model that scales pictures down
@@ -58,10 +58,7 @@ def contact_sheets(
     """The shots in sheets of at most `per_sheet`, row by row in time. Printed: the frames' own times less `zero_s`."""
     sheets = []
     for i in range(0, len(shots), per_sheet):
-        image = _sheet(shots[i : i + per_sheet], columns, zero_s)
-        buffer = BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        sheets.append(Picture(buffer.getvalue(), image.width, image.height))
+        sheets.append(encode_jpeg(np.asarray(_sheet(shots[i : i + per_sheet], columns, zero_s)), quality))
     return sheets
 
 

@@ -93,13 +93,13 @@ def run(ctx: PhaseContext) -> Staged:
             "want the pictures of this episode", str(err), "repair the video file, then run again"
         ) from err
     skips_before = len(ctx.report.skips)
-    answers = ctx.ask([_question(ctx, ask, pictures.get((ask.camera, ask.row))) for ask in asks])
+    answers = ctx.ask([_question(ctx, ask, picture) for ask, picture in zip(asks, pictures, strict=True)])
     rows: list[Row] = []
-    for ask, answer in zip(asks, answers, strict=True):
+    for ask, picture, answer in zip(asks, pictures, answers, strict=True):
         if answer is None:
             continue
         try:
-            rows += _rows(ctx, ask, answer, pictures.get((ask.camera, ask.row)))
+            rows += _rows(ctx, ask, answer, picture)
         except Rejected as err:
             ctx.reject(f"vqa_{ask.kind}", f"{err} (camera {ask.camera}, {ctx.episode.times[ask.row]:.2f} s)")
     if len(ctx.report.skips) - skips_before == len(asks):
@@ -127,17 +127,17 @@ def choose_asks(ctx: PhaseContext) -> list[Ask]:
     return [Ask(row, camera, rng.choices(names, shares)[0]) for row in rows for camera in cameras]
 
 
-def _pictures(ctx: PhaseContext, asks: Sequence[Ask]) -> dict[tuple[str, int], Picture]:
-    """The still of each camera and row; none when the answerer looks at signals."""
+def _pictures(ctx: PhaseContext, asks: Sequence[Ask]) -> list[Picture | None]:
+    """The still of each question; None throughout when the answerer looks at signals."""
     if not ctx.answerer.needs_pictures:
-        return {}
+        return [None] * len(asks)
     episode, settings = ctx.episode, ctx.settings.vqa
-    out = {}
+    stills: dict[tuple[str, int], Picture] = {}
     for camera in dict.fromkeys(a.camera for a in asks):
         times = [episode.times[a.row] for a in asks if a.camera == camera]
         for time_s, picture in ctx.frames.stills(camera, times, settings.image_width_max, settings.image_quality):
-            out[camera, episode.nearest(time_s)] = picture
-    return out
+            stills[camera, episode.nearest(time_s)] = picture
+    return [stills[a.camera, a.row] for a in asks]
 
 
 def _own_size(ctx: PhaseContext, camera: str, picture: Picture | None) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class EpisodeDigest:
         """Path inside the dataset, size and time of the file: hashing its bytes would cost more than decoding them."""
         try:
             stat = ref.path.stat()
+            file = f"{stat.st_size} {stat.st_mtime_ns}"
         except OSError:
-            return f"{ref.path.name} missing"
+            file = "missing"  # reported by check_videos or by the decoder, not here
         where = ref.path.relative_to(self.root) if ref.path.is_relative_to(self.root) else ref.path
-        return f"{where.as_posix()} {stat.st_size} {stat.st_mtime_ns} {ref.from_s!r} {ref.to_s!r}"
+        return f"{where.as_posix()} {file} {ref.from_s!r} {ref.to_s!r}"

@@ -19,20 +19,27 @@ PACKED_COLUMNS_REMEMBERED = 4  # decoded columns of row groups that several epis
 
 LIST_KINDS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
+FileVersion = tuple[int, int, int]  # inode, time, size: what is remembered of a file holds only for this
+
 _packed_lock = threading.Lock()
 
 
+def file_version(path: Path) -> FileVersion:
+    """What changes when a file is replaced or rewritten."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 @lru_cache(maxsize=SHARDS_REMEMBERED)
-def _metadata(path: Path, mtime_ns: int, size_bytes: int) -> pq.FileMetaData:
+def _metadata(path: Path, version: FileVersion) -> pq.FileMetaData:
     return pq.read_metadata(path)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file with its cached footer; DatasetError when it is damaged."""
     try:
-        stat = path.stat()
         # no pre_buffer: it would fetch the language columns that lie between the wanted ones
-        return pq.ParquetFile(path, metadata=_metadata(path, stat.st_mtime_ns, stat.st_size), pre_buffer=False)
+        return pq.ParquetFile(path, metadata=_metadata(path, file_version(path)), pre_buffer=False)
     except (pa.ArrowException, OSError) as err:
         raise unreadable(path, err) from err
 
@@ -72,14 +79,13 @@ def episode_column(episode: Episode, name: str) -> pa.ChunkedArray | None:
     starts = group_starts(file)
     first = int(np.searchsorted(starts, episode.row_offset, side="right")) - 1
     last = int(np.searchsorted(starts, episode.row_offset + episode.frames, side="left"))
-    stat = path.stat()
     with _packed_lock:  # several episodes of one row group asked at once must not decode it several times
-        column = _packed_column(path, stat.st_mtime_ns, stat.st_size, name, tuple(range(first, last)))
+        column = _packed_column(path, file_version(path), name, tuple(range(first, last)))
     return column.slice(episode.row_offset - int(starts[first]), episode.frames)
 
 
 @lru_cache(maxsize=PACKED_COLUMNS_REMEMBERED)
-def _packed_column(path: Path, mtime_ns: int, size_bytes: int, name: str, groups: tuple[int, ...]) -> pa.ChunkedArray:
+def _packed_column(path: Path, version: FileVersion, name: str, groups: tuple[int, ...]) -> pa.ChunkedArray:
     return read_columns(open_parquet(path), path, [name], groups).column(0)
 
 

@@ -1,4 +1,4 @@
-"""Tiny mp4 files and datasets for tests. Every frame shows its own index, so that a test can read which frame it got."""
+"""Tiny mp4 files and datasets for tests. Every frame shows its own index: a test reads which frame it got."""
 
 from __future__ import annotations
 

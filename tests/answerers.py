@@ -25,7 +25,11 @@ class ScriptedAnswerer:
     model_id = "scripted"
 
     def __init__(
-        self, script: Script | Mapping[str, object], *, needs_pictures: bool = True, vqa_types: Iterable[str] | None = None
+        self,
+        script: Script | Mapping[str, object],
+        *,
+        needs_pictures: bool = True,
+        vqa_types: Iterable[str] | None = None,
     ) -> None:
         self._script = script
         self.needs_pictures = needs_pictures

@@ -122,7 +122,11 @@ def test_a_subtask_question_has_sheets_and_one_text(tmp_path: Path) -> None:
 def test_every_question_carries_exactly_what_its_prompt_asks_for(tmp_path: Path) -> None:
     asked = answerer(plan_video_task={"task": "set the table"}, plan_subtask_relabel={"label": "x"})
     for axes in (True, False):
-        settings = {"task_aug_axes": {"enabled": axes}, "derive_task_from_video": "always", "subtask_seeded_relabel": True}
+        settings = {
+            "task_aug_axes": {"enabled": axes},
+            "derive_task_from_video": "always",
+            "subtask_seeded_relabel": True,
+        }
         run(make_context(tmp_path, asked, plan=settings))
     assert {q.name for q in asked.asked} == {n for n in prompts.names() if n.startswith("plan_")}
     for question in asked.asked:
@@ -199,7 +203,13 @@ def test_an_event_across_a_seam_is_one_subtask(tmp_path: Path) -> None:
     questions = asked.named("plan_subtasks")
     assert [q.window_s for q in questions] == [(0.0, pytest.approx(26.0)), (pytest.approx(24.0), 50.0)]
     assert all(q.inputs["duration"] == 26.0 for q in questions)
-    assert [r.content for r in rows] == ["stir the soup", "add spice 0", "stir the soup", "add spice 24", "stir the soup"]
+    assert [r.content for r in rows] == [
+        "stir the soup",
+        "add spice 0",
+        "stir the soup",
+        "add spice 24",
+        "stir the soup",
+    ]
     assert [r.timestamp for r in rows] == [episode.snap(t) for t in (0, 12, 15, 36, 39)]
 
 
@@ -271,7 +281,9 @@ def test_what_a_failed_memory_left_out_goes_into_the_next(tmp_path: Path) -> Non
 
 
 def test_an_empty_memory_makes_no_row_and_keeps_the_one_before(tmp_path: Path) -> None:
-    asked = answerer(plan_memory=lambda q: {"memory": ""} if q.inputs["completed"] == "pick up the cup" else remember(q))
+    asked = answerer(
+        plan_memory=lambda q: {"memory": ""} if q.inputs["completed"] == "pick up the cup" else remember(q)
+    )
     rows = of_style(run(make_context(tmp_path, asked)), "memory")
     assert [r.content for r in rows] == ["I did: put the cup on the shelf."]
     assert asked.named("plan_memory")[1].inputs["prior_memory"] == ""
@@ -310,7 +322,9 @@ def test_an_unanswered_window_fails_the_episode_with_the_reason(tmp_path: Path, 
         plan.run(make_context(tmp_path, answerer(plan_subtasks=second_window_fails), make_episode(50.0)))
 
 
-@pytest.mark.parametrize("subtasks", [[], [{"text": "None", "start": 0, "end": 4}], [{"text": "x y", "start": 90, "end": 95}]])
+@pytest.mark.parametrize(
+    "subtasks", [[], [{"text": "None", "start": 0, "end": 4}], [{"text": "x y", "start": 90, "end": 95}]]
+)
 def test_no_usable_segment_fails_the_episode(tmp_path: Path, subtasks: list[object]) -> None:
     with pytest.raises(EpisodeError, match="at least one subtask"):
         plan.run(make_context(tmp_path, answerer(plan_subtasks={"subtasks": subtasks})))

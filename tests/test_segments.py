@@ -59,7 +59,9 @@ def test_windows_cover_the_episode_in_equal_overlapping_parts(start, duration, f
     for (a, b), (c, d) in pairwise(found):
         assert a < c <= b + 1e-6 and b < d  # neighbours touch or overlap, and each goes on
     if len(found) > 1 and overlap:
-        assert found[0][1] - found[1][0] == pytest.approx(min(overlap, (frames_max - 1) / fps / 2), abs=1e-5 * (1 + end))
+        assert found[0][1] - found[1][0] == pytest.approx(
+            min(overlap, (frames_max - 1) / fps / 2), abs=1e-5 * (1 + end)
+        )
 
 
 def test_sampling_is_even_and_bounded() -> None:

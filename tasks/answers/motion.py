@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from tasks.answers import motion_words as words
-from tasks.answers.motion_segments import cut_window, enforce_max, segment
+from tasks.answers.motion_segments import TEXT_MAX, cut_window, enforce_max, segment
 from tasks.answers.question import Question, Reply
 from tasks.dataset.episode import Episode
 from tasks.dataset.signals import Gripper, Signals, read_signals
@@ -111,7 +111,11 @@ class MotionAnswerer:
         min_s = float(question.inputs.get("min_subtask_s", MIN_SUBTASK_S))
         pieces = segment(self._signals_of(episode), episode, task, min_s)
         inside = enforce_max(cut_window(pieces, start, end), int(question.inputs.get("max_steps", MAX_STEPS)))
-        return Segments(subtasks=[Segment(text=p.text, start=p.start, end=p.end) for p in inside]) if inside else None
+        return (
+            Segments(subtasks=[Segment(text=p.text[:TEXT_MAX], start=p.start, end=p.end) for p in inside])
+            if inside
+            else None
+        )
 
     def _attribute(self, question: Question) -> AttributeQA | None:
         episode = question.episode

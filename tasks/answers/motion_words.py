@@ -50,10 +50,12 @@ _GRASP_METHOD = re.compile(
 _CUES = ("Now {}.", "Next, {}, please.", "Please {} now.", "Can you {} now?", "Go ahead and {}.", "Good, now {}.")
 _REPLIES = ("On it.", "Okay.", "Sure.", "Will do.", "Doing it now.", "Yes, right away.")
 _FOREIGN_CUE = "Next: {}"  # a label that is no English imperative is repeated as it stands
+_LONG_CUE = "Now the next step, please."
 _NOTHING_DONE = frozenset({"hold still"})
 LIST_MARK = ";"  # between the subtasks of one memory question
 MEMORY_SENTENCES = 2
-MEMORY_MAX = 1000  # characters, as the answer's model allows
+MEMORY_MAX = 1000  # characters, as the answers' models allow
+SENTENCE_MAX = 400
 
 
 def choose(options: Sequence[str], *key: object) -> str:
@@ -72,7 +74,7 @@ def rephrasings(task: str, n: int) -> list[str]:
     for i in range(len(_FRAMES) * len(wordings)):  # verbs and frames take turns, so that few are varied too
         frame = _FRAMES[i % len(_FRAMES)]
         out.append(frame.format(wordings[(i + 1 + i // len(_FRAMES)) % len(wordings)]))
-    return _distinct(out, task)[:n]
+    return [text for text in _distinct(out, task) if len(text) <= SENTENCE_MAX][:n]
 
 
 def axes(task: str, counts: Mapping[str, int]) -> dict[str, list[str]]:
@@ -130,15 +132,15 @@ def _superseded(old: str, new: str) -> bool:
 
 def initial_speech(task: str) -> str:
     """What the robot says when it is given the task."""
-    sentence = imperative(task)
-    return f"Okay, I will {sentence}." if sentence else "Okay, I will start now."
+    text = f"Okay, I will {imperative(task) or 'start now'}."
+    return text if len(text) <= SENTENCE_MAX else "Okay, I will start now."
 
 
 def interjection(next_label: str, *key: object) -> tuple[str, str]:
     """What a person says just before the next subtask, and the robot's reply."""
     sentence = imperative(next_label)
     cue = choose(_CUES, "cue", *key).format(sentence) if sentence else _FOREIGN_CUE.format(next_label.strip())
-    return cue, choose(_REPLIES, "reply", *key)
+    return cue if len(cue) <= SENTENCE_MAX else _LONG_CUE, choose(_REPLIES, "reply", *key)
 
 
 def _synonyms(sentence: str) -> list[str]:

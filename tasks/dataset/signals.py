@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -247,7 +248,7 @@ def _hold(state: np.ndarray, frames_min: int) -> np.ndarray:
     """The same states without runs shorter than `frames_min`: such a run takes the state before it."""
     out = state.copy()
     edges = np.flatnonzero(np.diff(state.astype(np.int8))) + 1
-    for start, end in zip(edges, [*edges[1:], len(state)], strict=True):
+    for start, end in pairwise([*edges, len(state)]):
         if end - start < frames_min:
             out[start:end] = out[start - 1]
     return out

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.dataset.joints import find_grippers
 from tasks.dataset.layout import open_dataset
@@ -109,10 +113,32 @@ def test_without_names_or_joints_only_what_is_known(tmp_path):
     assert nothing.grippers == () and nothing.events == () and nothing.speed is None and len(nothing.moving) == 80
 
 
+def test_an_arm_that_never_rests_has_no_events(tmp_path):
+    signals = read_signals(arm(tmp_path, np.ones(60), np.linspace(0, 3, 60)), an_episode(60))
+    assert signals.moving.all() and signals.events == ()
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_tiny_episodes(tmp_path, frames):
     signals = read_signals(arm(tmp_path, np.linspace(0, 1, frames)), an_episode(frames))
     assert len(signals.moving) == frames and signals.gripper_events() == []
+
+
+VALUES = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([np.nan, np.inf, -np.inf, 0.0, 1e30]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=60))
+def test_any_recording_is_read(rows):
+    joint, gripper = np.array(rows).T
+    signals = read_signals(arm(Path("."), gripper, joint), an_episode(len(rows)))
+    assert len(signals.moving) == len(rows)
+    times = [e.time_s for e in signals.events]
+    assert times == sorted(times)
+    kinds = [e.kind for e in signals.gripper_events()]
+    assert all(a != b for a, b in pairwise(kinds))
+    closed = signals.grippers[0].closed
+    assert np.isnan(closed).all() or (closed.min() >= 0 and closed.max() <= 1)
 
 
 def test_two_hands_have_sides(tmp_path):

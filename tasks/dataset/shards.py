@@ -15,7 +15,7 @@ from tasks.dataset.episode import Episode
 from tasks.errors import DatasetError
 
 SHARDS_REMEMBERED = 8  # parsed parquet footers; one of 2,000 row groups takes some 50 MiB
-PACKED_COLUMNS_REMEMBERED = 4  # decoded columns of row groups that several episodes share
+PACKED_COLUMNS_REMEMBERED = 2  # decoded columns of row groups that several episodes share
 
 LIST_KINDS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -75,7 +75,7 @@ def episode_column(episode: Episode, name: str) -> pa.ChunkedArray | None:
     if name not in file.schema_arrow.names:
         return None
     if episode.row_group is not None:
-        return read_columns(file, path, [name], [episode.row_group]).column(0)
+        return read_columns(file, path, [name], [episode.row_group])[name]
     starts = group_starts(file)
     first = int(np.searchsorted(starts, episode.row_offset, side="right")) - 1
     last = int(np.searchsorted(starts, episode.row_offset + episode.frames, side="left"))
@@ -86,7 +86,7 @@ def episode_column(episode: Episode, name: str) -> pa.ChunkedArray | None:
 
 @lru_cache(maxsize=PACKED_COLUMNS_REMEMBERED)
 def _packed_column(path: Path, version: FileVersion, name: str, groups: tuple[int, ...]) -> pa.ChunkedArray:
-    return read_columns(open_parquet(path), path, [name], groups).column(0)
+    return read_columns(open_parquet(path), path, [name], groups)[name]
 
 
 def flat_values(column: pa.ChunkedArray) -> pa.ChunkedArray:

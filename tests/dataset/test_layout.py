@@ -255,3 +255,10 @@ def test_listing_writes_nothing(tiny: TinyDataset) -> None:
     assert all(e.digest for e in episodes)
     assert snapshot(tiny.root) == before
     assert json.loads((tiny.root / "meta/info.json").read_text()) == tiny.info
+
+
+def test_a_column_whose_name_begins_another(tiny: TinyDataset) -> None:
+    tiny.columns = {"action.delta": [[0.0, 0.0]] * 19, **tiny.columns}
+    dataset = open_dataset(tiny.write())
+    got = dataset.columns(dataset.episodes()[0], ["action"])["action"]
+    np.testing.assert_array_equal(got, np.arange(12, dtype=np.float32).reshape(6, 2) + 1)

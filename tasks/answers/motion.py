@@ -18,7 +18,7 @@ from tasks.answers.motion_segments import TEXT_MAX, cut_window, enforce_max, seg
 from tasks.answers.question import Question, Reply
 from tasks.dataset.episode import Episode
 from tasks.dataset.signals import Gripper, Signals, read_signals
-from tasks.errors import DatasetError
+from tasks.errors import DatasetError, EpisodeError
 from tasks.questions import (
     Attribute,
     AttributeQA,
@@ -86,8 +86,8 @@ class MotionAnswerer:
             return Reply(None)
         try:
             return Reply(known(question))
-        except DatasetError as err:
-            return Reply(None, f"signals unreadable: {err}")
+        except (DatasetError, EpisodeError) as err:
+            return Reply(None, " ".join(str(err).split()))
 
     def _signals_of(self, episode: Episode) -> Signals:
         key = episode.episode_index

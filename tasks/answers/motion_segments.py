@@ -14,6 +14,7 @@ import numpy as np
 from tasks.answers.task_text import Step, TaskText, imperative, is_many, parse_task
 from tasks.dataset.episode import Episode
 from tasks.dataset.signals import MotionEvent, Signals
+from tasks.errors import EpisodeError
 
 AFTER_S = 0.6  # a piece ends this long after its gripper's change when the arm's speed does not tell better,
 AFTER_MAX_S = 6.0  # never later than this,
@@ -52,7 +53,7 @@ class Grasp:
 
 
 def segment(signals: Signals, episode: Episode, task: str, min_s: float) -> list[Piece]:
-    """Pieces that cover the episode without gaps, in order; at least one."""
+    """Pieces that cover the episode without gaps, in order. Raises EpisodeError when nothing at all is known."""
     words = parse_task(task)
     grasps = find_grasps(signals, episode, _count_named(words))
     if grasps and (words is None or words.transports or len(grasps) > 1):
@@ -207,11 +208,9 @@ def _work_and_rest(signals: Signals, episode: Episode, task: str) -> list[Piece]
     label = task_label(task)
     runs = _runs(signals, episode)
     if not any(moving for moving, _, _ in runs):  # nothing moves, or nothing was recorded
-        return [
-            Piece(
-                label or ("hold still" if signals.speed is not None else "move the arm"), episode.start_s, episode.end_s
-            )
-        ]
+        if not label and signals.speed is None:
+            raise EpisodeError("want a task text or recorded joints to tell subtasks from", "neither", "name the task")
+        return [Piece(label or "hold still", episode.start_s, episode.end_s)]
     if not label:
         return [Piece("move the arm" if moving else "hold still", a, b) for moving, a, b in runs]
     rest_before = runs[0][2] if not runs[0][0] else episode.start_s

@@ -154,7 +154,10 @@ def test_without_a_task_only_motion_is_told(tmp_path):
     late = arm(tmp_path, np.ones(100), strokes(100, (40, 99)))
     assert texts(late, "") == ["hold still", "move the arm"] == texts(late, "test")
     assert texts(arm(tmp_path, np.ones(100)), "") == ["hold still"]
-    assert texts(ArrayDataset(tmp_path, {}, {}), "wipe the table") == ["wipe the table"]
+    mute = ArrayDataset(tmp_path, {}, {})
+    assert texts(mute, "wipe the table") == ["wipe the table"]
+    (reply,) = MotionAnswerer(mute).answer([Question("plan_subtasks", Segments, {}, episode=an_episode(100))])
+    assert reply.answer is None and "task text" in reply.reason
 
 
 def test_short_pieces_join_and_steps_are_limited(tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import ipaddress
 import json
+import socket
+import threading
 import time
+import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -50,6 +54,9 @@ class ChatClient:
         import httpx
 
         self._httpx = httpx
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets_lock = threading.Lock()
+        self._closed = False
         self._base = settings.api_base.strip().rstrip("/")
         self._timeout_s = settings.request_timeout_s
         url = _url(self._base)
@@ -78,15 +85,30 @@ class ChatClient:
         return [n for n in names if isinstance(n, str)]
 
     def close(self) -> None:
-        """Close all connections. Idempotent."""
+        """Close all connections, also under requests in flight: they fail at once. Idempotent."""
+        with self._sockets_lock:
+            self._closed = True
+            for connection in self._sockets:
+                _hang_up(connection)
         self._http.close()
+
+    def _watch(self, event: str, info: dict[str, Any]) -> None:
+        """Note each new socket: closing a client does not wake the threads that read from it, a shutdown does."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            connection = info["return_value"].get_extra_info("socket")
+            with self._sockets_lock:
+                self._sockets.add(connection)
+                if self._closed:
+                    _hang_up(connection)
 
     def _send(self, method: str, path: str, timeout_s: float, content: bytes | None = None) -> Any:
         httpx = self._httpx
         deadline = time.monotonic() + timeout_s
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), pool=None)
         try:
-            with self._http.stream(method, self._base + path, content=content, timeout=timeout) as response:
+            with self._http.stream(
+                method, self._base + path, content=content, timeout=timeout, extensions={"trace": self._watch}
+            ) as response:
                 raw = _read(response, deadline)
         except httpx.TimeoutException as error:
             raise CallError(None, f"no answer within {timeout_s:g} s ({type(error).__name__})") from error
@@ -109,6 +131,11 @@ def _url(api_base: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise AnswererError("--vlm.api_base like http://localhost:8000/v1", repr(api_base), "correct the URL")
     return url
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,8 +15,9 @@ from tasks.dataset.layout import open_dataset
 from tasks.errors import EpisodeError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext
-from tasks.segments import Span, spans_of
+from tasks.segments import Span, sample_times, spans_of
 from tasks.settings import AnnotateSettings
+from tasks.sheets import contact_sheets
 from tests.answerers import FRONT, WRIST, DrawnFrames, ScriptedAnswerer, make_context, make_episode
 
 SEGMENTS = {
@@ -211,6 +212,15 @@ def test_an_event_across_a_seam_is_one_subtask(tmp_path: Path) -> None:
         "stir the soup",
     ]
     assert [r.timestamp for r in rows] == [episode.snap(t) for t in (0, 12, 15, 36, 39)]
+
+
+def test_times_printed_in_a_window_count_from_its_start(tmp_path: Path) -> None:
+    asked, episode = answerer(plan_subtasks=window_answer), make_episode(50.0)
+    run(make_context(tmp_path, asked, episode))
+    second = asked.named("plan_subtasks")[1]
+    start, end = second.window_s
+    shots = DrawnFrames(episode).tiles(FRONT, sample_times(episode.times, start, end, 2.0, 60), 224)
+    assert second.pictures == tuple(contact_sheets(shots, columns=5, per_sheet=20, quality=84, zero_s=start))
 
 
 def test_an_answerer_without_eyes_takes_the_episode_in_one_look(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ A person asks only for what the recorded robot does next: a demonstration cannot
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +19,6 @@ from tasks.phase import PhaseContext, Staged
 from tasks.questions import InitialSpeech, Interjection
 from tasks.segments import Span, even_times, spans_of
 from tasks.settings import AnnotateSettings, InterjectionSettings
-
-log = logging.getLogger(__name__)
 
 CODE_VERSION = "1"
 STILL_WIDTH_MAX = 640  # four pictures a question: enough to name things, a quarter of the bytes of full ones

@@ -1,0 +1,219 @@
+"""The annotated dataset, written: staged rows into the shards' language columns, then one commit of everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.dataset.commit import Transaction, begin
+from tasks.dataset.join import Footer, join_parquet
+from tasks.dataset.layout import Dataset
+from tasks.errors import AnnotateError, CommitError, DatasetError, RowError, StagingError
+from tasks.language.info import merge_info_text
+from tasks.language.rows import Row
+from tasks.language.shard import LANGUAGE_COLUMNS, Run, Shard, encode, read_shard
+from tasks.language.styles import MODULE_STYLES, MODULES, PERSISTENT, column_for_style
+from tasks.staging import Staging
+
+log = logging.getLogger(__name__)
+
+INFO, PROVENANCE = Path("meta/info.json"), Path("meta/cuebook.json")
+WORKERS_MAX = 4  # each holds one episode at a time
+PART_FRAMES_MIN = 20_000  # a shard is cut into parts of at least this many frames, one a worker
+
+
+@dataclass(frozen=True)
+class WriteSummary:
+    """What was written, and where."""
+
+    path: Path
+    shards_written: int
+    shards_kept: int  # shared with the dataset as it was
+    episodes: int  # whose rows were replaced
+    persistent_rows: int  # staged rows written
+    event_rows: int
+
+
+@dataclass
+class _Rows:
+    """The final rows of every episode: staged ones in place of those their modules made before, all others kept."""
+
+    staging: Staging
+    modules: Mapping[int, Sequence[str]]
+    persistent_rows: int = 0
+    event_rows: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, episode: int, persistent: list[Row], events: list[Row]) -> tuple[list[Row], list[Row]]:
+        if self.stopped.is_set():
+            raise _Stopped("want all parts of the dataset", "another part failed", "see that error")
+        modules = [m for m in MODULES if m in self.modules.get(episode, ())]
+        if not modules:
+            return persistent, events
+        replaced = {style for m in modules for style in MODULE_STYLES[m]}
+        new = [row for m in modules for row in staged_rows(self.staging, episode, m)]
+        states = [r for r in new if column_for_style(r.style) == PERSISTENT]
+        moments = [r for r in new if column_for_style(r.style) != PERSISTENT]
+        with self._lock:
+            self.persistent_rows += len(states)
+            self.event_rows += len(moments)
+        keep = lambda rows: [r for r in rows if r.style not in replaced]  # noqa: E731
+        return keep(persistent) + states, keep(events) + moments
+
+
+class _Stopped(AnnotateError):
+    """A worker gave up because another one failed; never seen outside."""
+
+
+def staged_rows(staging: Staging, episode: int, module: str) -> list[Row]:
+    """A module's staged rows, each checked; RowError names the line, StagingError a file that is not there."""
+    path = staging.path(episode, module)
+    rows = staging.rows(episode, module)
+    if not rows and not path.exists():
+        raise StagingError(f"want staged rows of {module} for episode {episode}", f"no {path}", "run that phase again")
+    for line, row in enumerate(rows, 1):
+        try:
+            row.check()
+            if row.style not in MODULE_STYLES[module]:
+                raise RowError(
+                    f"want rows that {module} makes", f"style {row.style!r}", "stage it under its own module"
+                )
+        except RowError as err:
+            raise RowError(err.wanted, f"{err.got} (line {line} of {path})", err.remedy) from err
+    return rows
+
+
+def write_dataset(
+    dataset: Dataset,
+    staging: Staging,
+    modules: Mapping[int, Sequence[str]],
+    *,
+    output: Path | None,
+    provenance: dict[str, Any],
+    drop_subtask_index: bool,
+) -> WriteSummary:
+    """Write staged rows of `modules[episode]` in place, or as a new dataset at `output`; all of it or nothing.
+
+    Every shard gets the columns, so that the dataset loads. Rows of other episodes and modules stay as they are.
+    Call it under `lock_dataset` of the folder it writes. Raises RowError, StagingError, DatasetError, CommitError.
+    """
+    shards = [read_shard(p, drop_subtask_index=drop_subtask_index) for p in dataset.data_files]
+    _check_episodes(shards, modules)
+    changed = [s for s in shards if not s.current or any(modules.get(r.episode) for r in s.runs)]
+    relative = [s.path.relative_to(dataset.root) for s in changed]
+    rows = _Rows(staging, modules)
+    with begin(dataset.root, output, replaced=[*relative, INFO, PROVENANCE]) as transaction:
+        _write_shards(changed, transaction, dataset.root, rows)
+        dropped = {name for s in shards for name in s.dropped}
+        text = (dataset.root / INFO).read_text(encoding="utf-8")
+        transaction.write(INFO, merge_info_text(text, dropped).encode())
+        transaction.write(PROVENANCE, (json.dumps(provenance, indent=2, ensure_ascii=False) + "\n").encode())
+        _verify(shards, {s.path: transaction.path(r) for s, r in zip(changed, relative, strict=True)})
+        path = transaction.commit()
+    return WriteSummary(
+        path=path,
+        shards_written=len(changed),
+        shards_kept=len(shards) - len(changed),
+        episodes=sum(1 for m in modules.values() if m),
+        persistent_rows=rows.persistent_rows,
+        event_rows=rows.event_rows,
+    )
+
+
+def _check_episodes(shards: Sequence[Shard], modules: Mapping[int, Sequence[str]]) -> None:
+    where: dict[int, Path] = {}
+    for shard in shards:
+        for run in shard.runs:
+            if run.episode in where:
+                raise DatasetError(
+                    f"want episode {run.episode} in one shard",
+                    f"{where[run.episode]} and {shard.path}",
+                    "record it again, or merge the two",
+                )
+            where[run.episode] = shard.path
+    if missing := sorted(set(modules) - set(where)):
+        raise DatasetError("want annotated episodes in the data shards", f"no episode {missing[0]}", "check data/")
+
+
+def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path, rows: _Rows) -> None:
+    """Encode all shards, each by several threads when it is long. The first error stops them all."""
+    workers = min(WORKERS_MAX, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+        jobs = [_submit(pool, s, transaction.path(s.path.relative_to(root)), rows, workers) for s in shards]
+        try:
+            for out, parts in jobs:
+                footers = [part.result() for part in parts]
+                if len(parts) > 1:
+                    join_parquet(out, [_part_path(out, k) for k in range(1, len(parts))], footers)
+                    transaction.sync(out)
+        except _Stopped:
+            raise next(
+                e for _, parts in jobs for e in map(_error, parts) if e and not isinstance(e, _Stopped)
+            ) from None
+        finally:
+            rows.stopped.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _error(part: Future[Footer]) -> BaseException | None:
+    return part.exception() if part.done() and not part.cancelled() else None
+
+
+def _submit(
+    pool: ThreadPoolExecutor, shard: Shard, out: Path, rows: _Rows, workers: int
+) -> tuple[Path, list[Future[Footer]]]:
+    parts = _cut(shard, workers)
+    paths = [_part_path(out, k) for k in range(len(parts))]
+    return out, [pool.submit(_encode_part, shard, runs, path, rows) for runs, path in zip(parts, paths, strict=True)]
+
+
+def _part_path(out: Path, k: int) -> Path:
+    return out if k == 0 else out.with_name(f".{out.name}.part{k}")
+
+
+def _encode_part(shard: Shard, runs: Sequence[Run], out: Path, rows: _Rows) -> Footer:
+    try:
+        encode(shard, runs, out, rows)
+    except BaseException:
+        rows.stopped.set()
+        raise
+    return Footer.of(out)
+
+
+def _cut(shard: Shard, workers: int) -> list[Sequence[Run]]:
+    """Consecutive runs of about equal frame counts; a packed shard is read in one go and stays whole."""
+    frames = shard.runs[-1].stop if shard.runs else 0
+    parts = max(1, min(workers, frames // PART_FRAMES_MIN, len(shard.runs))) if shard.aligned else 1
+    cuts = [[] for _ in range(parts)]
+    for run in shard.runs:
+        cuts[run.start * parts // max(frames, 1)].append(run)
+    return [c for c in cuts if c] or [[]]
+
+
+def _verify(shards: Sequence[Shard], built: Mapping[Path, Path]) -> None:
+    """Open every new shard as a reader would: whole, all rows there, one row group per episode, one schema for all."""
+    language: set[str] = set()
+    for shard in shards:
+        path = built.get(shard.path, shard.path)
+        try:
+            meta = pq.read_metadata(path)
+            schema = meta.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as err:
+            raise CommitError("want a readable new shard", f"{path}: {err}", "check the disk and run again") from err
+        rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        if rows != [r.frames for r in shard.runs] or not schema.equals(shard.schema):
+            raise CommitError("want the new shard to hold every frame", f"{path} does not", "report this as a bug")
+        language.add(str([schema.field(c).type for c in LANGUAGE_COLUMNS]))
+    if len(language) > 1:
+        raise CommitError("want the same columns in all shards", "different types", "report this as a bug")

@@ -91,7 +91,7 @@ class PlainView(Tally):
 
     def stage(self, name: str) -> None:
         super().stage(name)
-        self.console.print(f"[annotate] {name}", highlight=False)
+        self.console.print(f"[annotate] {name}", highlight=False, markup=False)
 
     def report(self, report: PhaseReport) -> None:
         super().report(report)

@@ -8,16 +8,17 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import prompts
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
-from tasks.dataset.commit import check_writable, lock_dataset, recover
+from tasks.dataset.commit import check_writable, recover
 from tasks.dataset.hub import in_hub_cache, resolve_root
 from tasks.dataset.layout import Dataset
+from tasks.dataset.lock import lock_dataset
 from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
 from tasks.phase import PhaseReport, Skip
 from tasks.report import Report, save_report
@@ -25,7 +26,7 @@ from tasks.run_phase import MODULES, collect
 from tasks.settings import AnnotateSettings
 from tasks.staging import digest_json, write_atomic
 from tasks.validate import validate
-from tasks.write import PROVENANCE_PATH, write_dataset
+from tasks.write import PROVENANCE, write_dataset
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ class RunSummary:
     reports: list[PhaseReport]
     validation: Report
     seconds: float
-    files: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> list[PhaseReport]:
@@ -225,7 +225,7 @@ class Session:
                 drop_subtask_index=settings.drop_subtask_index,
             )
             summary.written = True
-            summary.files = [str(p) for p in written.files]
+            log.info("wrote %d shards, kept %d", written.shards_written, written.shards_kept)
         summary.seconds = time.monotonic() - self.began
         return summary
 
@@ -267,7 +267,7 @@ def _identity(dataset: Dataset) -> str:
 
 def _read_provenance(root: Path) -> dict[str, Any]:
     try:
-        found = json.loads((root / PROVENANCE_PATH).read_bytes())
+        found = json.loads((root / PROVENANCE).read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -285,7 +285,7 @@ def _staged_digest(context: RunContext, modules: dict[int, list[str]]) -> str:
 
 def _holds_already(target: Path, staged: str) -> bool:
     """Whether the last commit wrote just these rows and nobody has touched the shards since."""
-    provenance = target / PROVENANCE_PATH
+    provenance = target / PROVENANCE
     if _read_provenance(target).get("staged") != staged:
         return False
     made = provenance.stat().st_mtime_ns

@@ -86,7 +86,7 @@ class RunContext:
 
     def dataset_rows(self, episode: Episode) -> list[Row]:
         """Rows that the dataset already has for an episode."""
-        from tasks.language.arrow import episode_rows
+        from tasks.language.stored import episode_rows
 
         return episode_rows(self.dataset, episode)
 

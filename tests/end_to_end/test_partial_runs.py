@@ -12,7 +12,7 @@ from tests.end_to_end.annotate import contents, run
 
 def rows_by_style(root: Path, episode: int) -> dict[str, list]:
     from tasks.dataset.layout import open_dataset
-    from tasks.language.arrow import episode_rows
+    from tasks.language.stored import episode_rows
 
     dataset = open_dataset(root)
     found: dict[str, list] = {}

@@ -78,7 +78,8 @@ class Staged:
     missing: tuple[str, ...] = ()
     cameras: dict[str, tuple[int, int]] = field(default_factory=lambda: dict(CAMERAS))
 
-    def judge(self, root: Path, index: int = 0) -> Report:
+    def stage(self, root: Path, index: int = 0) -> Staging:
+        """Write the files of episode `index`."""
         staging = Staging(root / "staging")
         for module in self.modules:
             rows = getattr(self, module)
@@ -86,6 +87,11 @@ class Staged:
             text = "".join(json.dumps(r.__dict__, ensure_ascii=False) + "\n" for r in rows)
             if module not in self.missing:
                 staging.path(index, module).write_text(text + self.raw.get(module, ""), encoding="utf-8")
+        return staging
+
+    def judge(self, root: Path, index: int = 0) -> Report:
+        """Stage, then validate."""
+        staging = self.stage(root, index)
         return validate(staging, [make_episode(index)], {index: self.modules}, self.settings, self.cameras)
 
 

@@ -41,6 +41,7 @@ def _row_type(text: pa.DataType, column: Column) -> pa.StructType:
 
 COLUMN_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(TEXT, c)) for c in (PERSISTENT, EVENTS)}
 CODED_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(CODED_TEXT, c)) for c in (PERSISTENT, EVENTS)}
+_encode_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
 TEXT_FIELDS = ("role", "content", "style", "camera")
 
 
@@ -51,11 +52,8 @@ def sort_persistent(rows: Sequence[Row]) -> list[Row]:
 
 def persistent_array(rows: Sequence[Row], frames: int) -> pa.ListArray:
     """The same sorted rows on each of `frames` frames, of the coded type."""
-    ordered = sort_persistent(rows)
-    once = _struct_array(ordered, PERSISTENT)
-    repeated = once.take(pa.array(np.tile(np.arange(len(ordered), dtype=np.int32), frames)))
-    offsets = np.arange(frames + 1, dtype=np.int32) * len(ordered)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), repeated, type=CODED_TYPES[PERSISTENT])
+    values = _struct_array(sort_persistent(rows), PERSISTENT, times=frames)
+    return _lists(np.arange(frames + 1, dtype=np.int32) * len(rows), values, PERSISTENT)
 
 
 def events_array(rows: Sequence[Row], timestamps: np.ndarray) -> pa.ListArray:
@@ -64,13 +62,11 @@ def events_array(rows: Sequence[Row], timestamps: np.ndarray) -> pa.ListArray:
     Raises RowError when a row's timestamp is no frame's.
     """
     at = frames_of([r.timestamp for r in rows], timestamps)
-    order = sorted(
-        range(len(rows)), key=lambda i: (at[i], rows[i].style or "", rows[i].role or "", rows[i].camera or "")
-    )
-    counts = np.bincount(np.asarray(at, dtype=np.int64), minlength=len(timestamps))
-    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    values = _struct_array([rows[i] for i in order], EVENTS)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=CODED_TYPES[EVENTS])
+    keys = [(f, r.style or "", r.role or "", r.camera or "") for f, r in zip(at, rows, strict=True)]
+    ordered = [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
+    offsets = np.zeros(len(timestamps) + 1, dtype=np.int32)
+    np.cumsum(np.bincount(np.asarray(at, dtype=np.int64), minlength=len(timestamps)), out=offsets[1:])
+    return _lists(offsets, _struct_array(ordered, EVENTS), EVENTS)
 
 
 def frames_of(times: Sequence[float], timestamps: np.ndarray) -> list[int]:
@@ -113,7 +109,14 @@ def _f32(value: float) -> float:
     return float(np.float32(value))
 
 
-def _struct_array(rows: Sequence[Row], column: Column) -> pa.StructArray:
+def _lists(offsets: np.ndarray, values: pa.StructArray, column: Column) -> pa.ListArray:
+    return pa.Array.from_buffers(
+        CODED_TYPES[column], len(offsets) - 1, [None, pa.py_buffer(offsets)], null_count=0, children=[values]
+    )
+
+
+def _struct_array(rows: Sequence[Row], column: Column, times: int = 1) -> pa.StructArray:
+    """The rows, `times` over."""
     row_type = CODED_TYPES[column].value_type
     children: list[pa.Array] = []
     for field in row_type:
@@ -121,37 +124,45 @@ def _struct_array(rows: Sequence[Row], column: Column) -> pa.StructArray:
         if field.name in TEXT_FIELDS:
             if not field.nullable and None in values:
                 raise RowError(f"want a {field.name} on every row", "null", "name who speaks: user or assistant")
-            children.append(_coded(values))
+            children.append(_coded(values, times))
         elif field.name == "timestamp":
-            children.append(pa.array(np.asarray(values, dtype=np.float32)))
+            children.append(pa.array(np.tile(np.asarray(values, dtype=np.float32), times)))
         else:
-            children.append(_tool_calls(values))
+            children.append(_tool_calls(values, times))
     return pa.StructArray.from_arrays(children, fields=list(row_type))
 
 
-def _coded(values: list[str | None]) -> pa.DictionaryArray:
+def _coded(values: list[str | None], times: int) -> pa.DictionaryArray:
+    """Text as indices into its distinct words. Repeating costs four bytes a value, whatever the text."""
+    words = {v: i for i, v in enumerate(dict.fromkeys(v for v in values if v is not None))}
+    if not words:
+        return pa.nulls(len(values) * times, CODED_TEXT)
     try:
-        return pa.array(values, TEXT).dictionary_encode()
+        dictionary = pa.array(list(words), TEXT)
     except (pa.ArrowException, TypeError, UnicodeError) as err:
         raise RowError("want text in role, content, style and camera", str(err)) from err
+    indices = np.tile(np.asarray([words.get(v, 0) for v in values], dtype=np.int32), times)
+    mask = np.tile(np.asarray([v is None for v in values]), times) if None in values else None
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=mask), dictionary, safe=False)
 
 
-def _tool_calls(calls: list[list[dict[str, Any]] | None]) -> pa.ListArray:
+def _tool_calls(calls: list[list[dict[str, Any]] | None], times: int) -> pa.ListArray:
     if not any(calls):  # most episodes' persistent rows; an empty list means no call as well
-        return pa.nulls(len(calls), CODED_TYPES[EVENTS].value_type.field("tool_calls").type)
+        return pa.nulls(len(calls) * times, _list_of(JSON_TEXT))
     texts = [call_text(call) for of_row in calls for call in of_row or []]
-    offsets = np.concatenate(([0], np.cumsum([len(c or []) for c in calls]))).astype(np.int32)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()),
+    offsets = np.cumsum([0, *(len(c or []) for c in calls)], dtype=np.int32)
+    once = pa.ListArray.from_arrays(
+        pa.array(offsets),
         pa.ExtensionArray.from_storage(JSON_TEXT, pa.array(texts, TEXT)),  # no direct conversion exists
         type=_list_of(JSON_TEXT),
         mask=pa.array([not c for c in calls], pa.bool_()),
     )
+    return once if times == 1 else once.take(pa.array(np.tile(np.arange(len(calls)), times)))
 
 
 def call_text(call: Any) -> str:
     """A tool call as it is stored: JSON, keys sorted, so that equal calls are equal bytes."""
-    return json.dumps(call, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _encode_json(call)
 
 
 def _row(item: dict[str, Any], timestamp: float | None) -> Row:

@@ -183,23 +183,26 @@ def _aligned(shard: Shard, runs: Sequence[Run]) -> Iterator[_Episode]:
 
 
 def _packed(shard: Shard, runs: Sequence[Run]) -> Iterator[_Episode]:
-    """Episodes of a shard whose row groups are something else, cut out of a stream of batches."""
+    """Episodes of a shard whose row groups are something else."""
     file = pq.ParquetFile(shard.path, buffer_size=READ_BUFFER_BYTES)
     wanted = [*shard.kept, *(c for c in LANGUAGE_COLUMNS if c in file.schema_arrow.names)]
-    batches = file.iter_batches(_batch_rows(file), columns=wanted, use_threads=False)
+    for table in cut_runs(file, runs, wanted):
+        yield _episode(shard, table, table.column(PERSISTENT) if PERSISTENT in table.column_names else None)
+
+
+def cut_runs(file: pq.ParquetFile, runs: Sequence[Run], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of each of a file's runs (all of them, in order), cut out of a stream of batches."""
+    batches = file.iter_batches(_batch_rows(file), columns=list(columns), use_threads=False)
     ready: list[pa.RecordBatch] = []
-    rows = 0
-    at = 0  # first row that is still in `ready`
+    rows = at = 0  # rows in `ready`, and the first of them
     for run in runs:
         while at + rows < run.stop:
             ready.append(next(batches))
             rows += ready[-1].num_rows
         table = pa.Table.from_batches(ready)
-        episode = table.slice(run.start - at, run.frames)
         left = table.slice(run.stop - at)
         ready, rows, at = left.to_batches(), left.num_rows, run.stop
-        first = episode.column(PERSISTENT) if PERSISTENT in table.column_names else None
-        yield _episode(shard, episode, first)
+        yield table.slice(0, run.frames)
 
 
 def _batch_rows(file: pq.ParquetFile) -> int:

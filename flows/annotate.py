@@ -111,7 +111,7 @@ def _follow(context: RunContext, futures: list[PrefectFuture[Any]]) -> None:
     artifact = create_progress_artifact(0.0, key="annotate-progress", description="episode phases finished")
     told = time.monotonic()
     for done, future in enumerate(as_completed(futures), start=1):
-        outcome = future.state.result(raise_on_failure=False)
+        outcome = future.result(raise_on_failure=False)  # waits: a future is called done before its state is final
         if isinstance(outcome, PhaseGroupFailed):
             reports = outcome.reports
         elif isinstance(outcome, BaseException):
@@ -201,11 +201,6 @@ def run(settings: AnnotateSettings) -> RunSummary:
         summary = finish(session)
     _publish(summary)
     return summary
-
-
-def annotate_prefect(settings: AnnotateSettings) -> RunSummary:
-    """Run the flow from the command line: on the configured server, or on one that Prefect starts for it."""
-    return annotate(config=settings)
 
 
 def _publish(summary: RunSummary) -> None:

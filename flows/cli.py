@@ -116,12 +116,20 @@ def _engine(name: str) -> Callable[[AnnotateSettings], RunSummary]:
         from flows.inline import annotate_inline
 
         return annotate_inline
+    return _annotate_prefect
+
+
+def _annotate_prefect(settings: AnnotateSettings) -> RunSummary:
+    from flows.embedded_server import server
     from flows.prefect_environment import prepare
 
     prepare()
-    from flows.annotate import annotate_prefect
+    with server() as embedded:
+        from flows.annotate import annotate  # slow: meanwhile the server starts
 
-    return annotate_prefect
+        if embedded is not None:
+            embedded.ready()
+        return annotate(config=settings)
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -7,8 +7,8 @@ import os
 DEFAULTS = {
     "DO_NOT_TRACK": "1",  # no calls home: offline they log errors
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 by default: too short on a busy machine
-    "PREFECT_LOGGING_LEVEL": "WARNING",  # the progress view speaks for the run
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the progress view and the final error speak for the run
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # events that come after the embedded server has gone
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     # The recorder's small batches fall behind a thousand task runs.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",

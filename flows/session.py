@@ -17,7 +17,7 @@ from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
 from tasks.dataset.hub import in_hub_cache, resolve_root
-from tasks.dataset.layout import Dataset
+from tasks.dataset.layout import Dataset, open_dataset
 from tasks.dataset.lock import lock_dataset
 from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
 from tasks.phase import PhaseReport, Skip
@@ -118,6 +118,7 @@ class Session:
         root = resolve_root(settings)
         settings = self.settings = settings.model_copy(update={"root": root})
         target = settings.output or root
+        open_dataset(root)  # first of all: whether this is a dataset
         if settings.output is None and in_hub_cache(root):
             raise DatasetError(
                 "want a dataset folder that may be changed",

@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import ipaddress
 import json
+import os
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 4.0  # below the 5 s after which common servers hang up on an idle connection
 RESPONSE_BYTES_MAX = 8 * 2**20
 MESSAGE_CHARS_MAX = 300
+ENV_PREFIX = "env:"  # keeps a key out of settings files and of the run parameters that Prefect stores
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ChatClient:
         self._base = settings.api_base.strip().rstrip("/")
         self._timeout_s = settings.request_timeout_s
         url = _url(self._base)
-        key = settings.api_key.strip()
+        key = _key(settings.api_key)
         if not (key.isascii() and key.isprintable()):  # the error of the HTTP library would show the key
             raise AnswererError("--vlm.api_key of printable ASCII characters", "other characters", "correct the key")
         connections = settings.client_concurrency
@@ -119,6 +121,17 @@ class ChatClient:
         if response.status_code != 200:
             raise CallError(response.status_code, _server_message(raw), _retry_after_s(response.headers))
         return _json(raw)
+
+
+def _key(setting: str) -> str:
+    """The key itself, or what the environment variable named by `env:NAME` holds."""
+    name = setting.strip().removeprefix(ENV_PREFIX)
+    if name == setting.strip():
+        return name
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise AnswererError(f"a key in the environment variable {name}", "nothing", f"export {name}=...")
+    return key
 
 
 def _url(api_base: str) -> httpx.URL:

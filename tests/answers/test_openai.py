@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from tasks.answers.client import ChatClient
 from tasks.answers.openai import OpenAIAnswerer
 from tasks.answers.question import Question
 from tasks.errors import AnswererError
@@ -221,3 +222,12 @@ def test_a_proxy_of_the_environment_is_not_used_for_this_machine(connect, monkey
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with BadServer() as server:
         assert isinstance(connect(server).answer([memory()])[0].answer, Memory)
+
+
+def test_a_key_may_stay_in_the_environment(connect, monkeypatch):
+    monkeypatch.setenv("SOME_VLM_KEY", "secret-1")
+    client = ChatClient(VlmSettings(api_key="env:SOME_VLM_KEY"))
+    assert client._http.headers["Authorization"] == "Bearer secret-1"
+    client.close()
+    with pytest.raises(AnswererError, match="OTHER_KEY"):
+        ChatClient(VlmSettings(api_key="env:OTHER_KEY"))

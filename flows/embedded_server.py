@@ -23,6 +23,8 @@ START_S = 120.0  # a busy machine takes more than Prefect's own 20 s
 STOP_S = 5.0
 POLL_S = 0.05
 LOG_TAIL_CHARS = 600
+# As Prefect starts its own temporary server: no UI, no background services that one run has no use for.
+SERVER_ENV = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 def is_configured() -> bool:
@@ -70,8 +72,7 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the run; the server goes when the run has gone
-                # As Prefect starts its own temporary server: no UI, no background services that one run has no use for.
-                env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+                env={**os.environ, **SERVER_ENV},
             )  # fmt: skip
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
 

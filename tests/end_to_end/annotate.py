@@ -15,7 +15,9 @@ COMMAND = [sys.executable, "-m", "flows.cli"]
 TIMEOUT_S = 120
 
 
-def annotate(*arguments: str, env: dict[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+def annotate(
+    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     """`annotate …` in a process of its own."""
     return subprocess.run(
         [*COMMAND, *arguments],

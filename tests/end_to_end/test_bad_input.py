@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import real_dataset
 from tests.end_to_end.annotate import annotate, contents, run
+from tests.end_to_end.conftest import flags
 
 
 def refused(root: Path, *flags: str, code: int = 1) -> str:
@@ -75,8 +76,7 @@ def test_video_that_cannot_be_read(dataset_copy, damage, bad_server):
     video.unlink()
     if damage != "missing":
         video.write_bytes(data[: len(data) // 3] if damage == "truncated" else b"not a video at all" * 100)
-    server = bad_server("ok")
-    message = refused(dataset_copy, *server.flags)
+    message = refused(dataset_copy, *flags(bad_server("ok")))
     assert video.name in message
 
 
@@ -105,19 +105,23 @@ def test_dataset_without_episodes(dataset_copy):
 
 
 def test_unknown_episode(dataset_copy):
-    assert "99" in refused(dataset_copy, "--only_episodes=0,99")
+    assert "99" in refused(dataset_copy, "--only_episodes=0,99", code=2)
 
 
 def test_unknown_camera_names_the_nearest(dataset_copy):
-    message = refused(dataset_copy, "--vlm.camera_key=observation.images.frnt")
+    message = refused(dataset_copy, "--vlm.camera_key=observation.images.frnt", code=2)
     assert "observation.images.front" in message
 
 
-@pytest.mark.parametrize("flag", ["--plan.max_stepz=3", "--vlm.backend=oracle", "--phases=", "--refresh=vqa --phases=plan"])
+@pytest.mark.parametrize(
+    "flag", ["--plan.max_stepz=3", "--vlm.backend=oracle", "--phases=", "--refresh=vqa --phases=plan"]
+)
 def test_wrong_flags_are_answered_at_once(dataset_copy, flag):
     began = time.monotonic()
     refused(dataset_copy, *flag.split(), code=2)
-    assert time.monotonic() - began < 30  # the bar of 2 s is measured in bench; this only catches a run that starts work
+    assert (
+        time.monotonic() - began < 30
+    )  # the bar of 2 s is measured in bench; this only catches a run that starts work
 
 
 def test_foreign_staging_is_refused_and_kept(dataset_copy, tmp_path):

@@ -80,7 +80,9 @@ def test_interjections_alone_build_on_the_plan_of_the_dataset(annotated):
 
 
 def test_early_cues_refresh_the_plan(dataset_copy):
-    code, summary = run(dataset_copy, "--interjections.interjection_lead_s=0.5", "--interjections.interjection_min_t=0.5")
+    code, summary = run(
+        dataset_copy, "--interjections.interjection_lead_s=0.5", "--interjections.interjection_min_t=0.5"
+    )
     assert code == 0, summary
     found = rows_by_style(dataset_copy, 0)
     plan_times = {r.timestamp for r in found["plan"]}

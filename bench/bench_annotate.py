@@ -146,14 +146,27 @@ def run_ours(dataset: Path, server: str, engine: str) -> list[Run]:
     home = FOLDER / f"prefect-{engine}"
     shutil.rmtree(home, ignore_errors=True)  # no cached result of an earlier benchmark
     env = {"PREFECT_HOME": str(home)}
+    first_use = [create_database(server, env)] if engine == "prefect" else []
     prompt = FOLDER / "vqa_bbox.txt"
     prompt.write_text((REPO / "prompts/vqa_bbox.txt").read_text() + "\nBe exact.\n")
     argv = ours(root, server, engine)
     return [
-        measure(f"cuebook {engine}", argv, server, env),
-        measure(f"cuebook {engine} again", argv, server, env),
-        measure(f"cuebook {engine} edited vqa", argv, server, {**env, "CUEBOOK_PROMPT_VQA_BBOX": str(prompt)}),
+        measure(engine, argv, server, env),
+        measure(f"{engine}, again", argv, server, env),
+        measure(f"{engine}, new prompt", argv, server, {**env, "CUEBOOK_PROMPT_VQA_BBOX": str(prompt)}),
+        *first_use,
     ]
+
+
+def create_database(server: str, env: Mapping[str, str]) -> Run:
+    """What the very first use of Prefect on a machine costs: a tiny run without a model, which makes its database."""
+    from tasks.dataset.generate import generate
+
+    tiny = FOLDER / "tiny"
+    shutil.rmtree(tiny, ignore_errors=True)
+    generate(tiny, episodes=1, seconds=2.0, size=(64, 48))
+    argv = [sys.executable, "-m", "flows.cli", "run", f"--root={tiny}", "--engine=prefect"]
+    return measure("prefect, first use", argv, server, env)
 
 
 def run_reference(dataset: Path, server: str, python: str) -> Run:
@@ -180,7 +193,12 @@ def bars(first: Run, again: Run, edited: Run, reference: Run | None) -> list[lis
         ("second run: requests", 0, again.stub["requests"], again.stub["requests"] == 0),
         ("second run: wall s", RERUN_S_MAX, again.wall_s, again.wall_s <= RERUN_S_MAX),
         ("edited vqa prompt: kinds asked", "vqa", ", ".join(edited.stub["kinds"]) or "none", only_vqa),
-        ("exit codes", "0, 0, 0", ", ".join(str(r.exit_code) for r in (first, again, edited)), first.exit_code == 0),
+        (
+            "exit codes",
+            "0, 0, 0",
+            ", ".join(str(r.exit_code) for r in (first, again, edited)),
+            not any(r.exit_code for r in (first, again, edited)),
+        ),
     ]
     return [[name, limit, got, "met" if met else "MISSED"] for name, limit, got, met in rows]
 
@@ -210,15 +228,15 @@ def main() -> None:
         runs = {engine: run_ours(dataset, server, engine) for engine in args.engines.split(",")}
         python = reference_python()
         reference = run_reference(dataset, server, python) if python else None
-    everything = [run for three in runs.values() for run in three] + ([reference] if reference else [])
+    everything = [run for several in runs.values() for run in several] + ([reference] if reference else [])
     print_table(
         f"annotate {args.episodes} x {SECONDS:.0f} s, 2 cameras, {LATENCY_S * 1000:.0f} ms, {SLOTS} slots",
-        ["run", "wall s", "floor s", "CPU s", "peak MiB", "requests", "busy", "MB sent", "images"],
+        ["run", "wall s", "floor", "CPU s", "MiB", "asked", "busy", "MB", "images"],
         [row(run) for run in everything],
     )
-    for engine, three in runs.items():
+    for engine, several in runs.items():
         source = "measured beside" if reference else "earlier figures"
-        print_table(f"bars, {engine} (reference: {source})", ["what", "bar", "got", ""], bars(*three, reference))
+        print_table(f"bars, {engine} (reference: {source})", ["what", "bar", "got", ""], bars(*several[:3], reference))
     (FOLDER / "result.json").write_text(json.dumps([asdict(run) for run in everything], indent=1))
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from fractions import Fraction
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def encoding_for(codec: str, gop: int | None = None) -> Encoding:
     return encoding if gop is None else replace(encoding, gop=gop)
 
 
+class _Mark(Enum):
+    """What is queued besides pictures."""
+
+    END_OF_EPISODE = auto()
+    STOP = auto()
+
+
 @dataclass(frozen=True)
 class Clip:
     """Where an episode of one camera was written."""
@@ -97,7 +105,8 @@ class VideoTrack:
         self._episode_bytes_max = 0
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
-        self._queue: queue.Queue[np.ndarray | threading.Event | None] = queue.Queue(QUEUE_FRAMES_MAX)
+        self._queue: queue.Queue[np.ndarray | _Mark] = queue.Queue(QUEUE_FRAMES_MAX)
+        self._ended = threading.Event()  # the running episode is finished, or cannot be any more
         self._clip: Clip | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="cuebook-encode", daemon=True)
@@ -109,9 +118,9 @@ class VideoTrack:
 
     def end_episode(self) -> Clip:
         """Finish the running episode and say where it lies."""
-        done = threading.Event()
-        self._put(done)
-        done.wait()
+        self._ended.clear()
+        self._put(_Mark.END_OF_EPISODE)
+        self._ended.wait()
         self._raise()
         assert self._clip is not None
         return self._clip
@@ -124,10 +133,10 @@ class VideoTrack:
     def stop(self) -> None:
         """End the thread and close the file, whatever happened before."""
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._queue.put(_Mark.STOP)
             self._thread.join()
 
-    def _put(self, item: np.ndarray | threading.Event) -> None:
+    def _put(self, item: np.ndarray | _Mark) -> None:
         self._raise()
         self._queue.put(item)
 
@@ -140,51 +149,42 @@ class VideoTrack:
             ) from self._error
 
     def _work(self) -> None:
-        going = True
-        while going:
-            try:
-                going = self._episode()
-            except Exception as error:  # noqa: BLE001 - any failure belongs to the recording thread, which raises it
-                self._error = error
-                going = self._drain()
+        try:
+            while self._episode():
+                self._ended.set()
+        except Exception as error:  # noqa: BLE001 - any failure belongs to the recording thread, which raises it
+            self._error = error
+            self._drain()
         try:
             self._close_file()
         except Exception as error:  # noqa: BLE001 - as above
             self._error = self._error or error
 
-    def _drain(self) -> bool:
-        """Answer whoever waits for a track that has failed; False when told to stop."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-        return False
+    def _drain(self) -> None:
+        """Let nobody wait for a track that has failed, until it is told to stop."""
+        self._ended.set()
+        while (item := self._queue.get()) is not _Mark.STOP:
+            if item is _Mark.END_OF_EPISODE:
+                self._ended.set()
 
     def _episode(self) -> bool:
-        """Encode one episode; False when there is none any more."""
+        """Encode one episode; False when told to stop."""
         item = self._queue.get()
-        if item is None or isinstance(item, threading.Event):
-            return item is not None
-        first, start = True, 0
-        context: av.VideoCodecContext | None = None
+        if isinstance(item, _Mark):
+            return item is not _Mark.STOP
+        context = self._begin()
         stats = PictureStats(every=max(1, round(self._rate / STATS_PER_S)))
-        before = 0
+        start, bytes_before = self._frames, self._bytes
         while isinstance(item, np.ndarray):
-            if first:
-                context = self._begin()
-                first, start, before = False, self._frames, self._bytes
-            assert context is not None
             stats.add(item)
             self._mux(context.encode(self._picture(item)))
             self._frames += 1
             item = self._queue.get()
-        assert context is not None
         self._mux(context.encode(None))
-        self._episode_bytes_max = max(self._episode_bytes_max, self._bytes - before)
+        self._episode_bytes_max = max(self._episode_bytes_max, self._bytes - bytes_before)
         chunk, file = divmod(self._files, self._chunk_files_max)
         self._clip = Clip(chunk, file, float(start / self._rate), float(self._frames / self._rate), stats.result())
-        if item is not None:
-            item.set()
-        return item is not None
+        return item is not _Mark.STOP
 
     def _begin(self) -> av.VideoCodecContext:
         """A fresh encoder; in a new file when this episode might make the open one too large."""

@@ -71,8 +71,15 @@ def generate(
             story = draw_story(rng, jobs[episode % len(jobs)], seconds)
             views = {camera.key: View(camera, size, story, rng) for camera in CAMERAS}
             truths.append(_record(recorder, episode, story, views, fps, size, patterns))
-    truth = {"fps": fps, "seconds": seconds, "codec": codec, "seed": seed, "size": list(size), "cameras": list(cameras)}
-    truth_path(out).write_text(json.dumps(truth | {"episodes": truths}, separators=(",", ":")) + "\n")
+        truth = {
+            "fps": fps,
+            "seconds": seconds,
+            "codec": codec,
+            "seed": seed,
+            "size": list(size),
+            "cameras": list(cameras),
+        }
+        truth_path(out).write_text(json.dumps(truth | {"episodes": truths}, separators=(",", ":")) + "\n")
     return out
 
 

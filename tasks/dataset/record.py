@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -24,19 +25,24 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tasks.dataset.encode import Clip, Encoding, VideoTrack, encoding_for
-from tasks.dataset.feature_stats import QUANTILES, PictureStats, Stats, merge_stats, vector_stats
+from tasks.dataset.feature_stats import PictureStats, Stats, merge_stats, vector_stats
+from tasks.dataset.record_files import (
+    DATA_PATH,
+    EPISODES_PATH,
+    DataFiles,
+    EpisodeRows,
+    arrow_array,
+    arrow_type,
+    tasks_table,
+)
 from tasks.errors import DatasetError
 
 CODEBASE_VERSION = "v3.0"
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 CHUNK_FILES_MAX = 1000
 DATA_MB_MAX = 100
 VIDEO_MB_MAX = 200
-EPISODE_ROWS_HELD_MAX = 64  # rows of meta/episodes kept in memory before they are written
 MIB = 1024 * 1024
-STAT_NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 BOOKKEEPING: dict[str, dict[str, Any]] = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
     "frame_index": {"dtype": "int64", "shape": [1], "names": None},
@@ -85,7 +91,7 @@ class DatasetRecorder:
         self._info: dict[str, Any] = {
             "codebase_version": CODEBASE_VERSION,
             "robot_type": robot_type,
-            "fps": fps,
+            "fps": int(fps) if fps == int(fps) else fps,
             "chunks_size": chunks_size,
             "data_files_size_in_mb": data_files_size_in_mb,
             "video_files_size_in_mb": video_files_size_in_mb,
@@ -100,8 +106,8 @@ class DatasetRecorder:
         self._frames = 0  # of the running episode
         self._tasks: dict[str, int] = {}
         self._stats: dict[str, Stats] = {}
-        self._data = _DataFiles(self._root, self._schema(), data_files_size_in_mb * MIB, chunks_size)
-        self._episodes = _EpisodeRows(self._root / EPISODES_PATH)
+        self._data = DataFiles(self._root, self._schema(), data_files_size_in_mb * MIB, chunks_size)
+        self._episodes = EpisodeRows(self._root / EPISODES_PATH)
         self._total_frames = 0
         self._open = True
         self._start_episode()
@@ -129,6 +135,10 @@ class DatasetRecorder:
         self._must_be_open()
         if self._frames == 0:
             raise DatasetError("an episode of at least one frame", "none", "call add_frame first")
+        with _disk(self.out):
+            return self._save(task)
+
+    def _save(self, task: str) -> int:
         episode = self._episodes.total
         clips = {key: track.end_episode() for key, track in self._tracks.items()}
         columns = self._columns(episode, self._tasks.setdefault(task, len(self._tasks)))
@@ -170,12 +180,13 @@ class DatasetRecorder:
             raise DatasetError("at least one saved episode", "none", "call save_episode before finalize")
         for track in self._tracks.values():
             track.close()
-        self._data.close()
-        self._episodes.close()
-        self._write_meta()
-        _sync(self._root)
-        os.chmod(self._root, 0o755)  # temporary folders are private, datasets are not
-        os.rename(self._root, self.out)
+        with _disk(self.out):
+            self._data.close()
+            self._episodes.close()
+            self._write_meta()
+            _sync(self._root)
+            os.chmod(self._root, 0o755)  # temporary folders are private, datasets are not
+            os.rename(self._root, self.out)
         self._open = False
         return self.out
 
@@ -186,8 +197,9 @@ class DatasetRecorder:
         self._open = False
         for track in self._tracks.values():
             track.stop()
-        self._data.close()
-        self._episodes.close()
+        for files in (self._data, self._episodes):
+            with suppress(OSError):  # a full disk: they are removed anyway
+                files.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
     def __enter__(self) -> DatasetRecorder:
@@ -226,7 +238,7 @@ class DatasetRecorder:
 
     def _schema(self) -> pa.Schema:
         stored = {key: f for key, f in self._features.items() if f["dtype"] != "video"} | BOOKKEEPING
-        return pa.schema([pa.field(key, _arrow_type(feature)) for key, feature in stored.items()])
+        return pa.schema([pa.field(key, arrow_type(feature)) for key, feature in stored.items()])
 
     def _columns(self, episode: int, task_index: int) -> dict[str, Any]:
         n = self._frames
@@ -241,7 +253,7 @@ class DatasetRecorder:
 
     def _table(self, columns: Mapping[str, Any]) -> pa.Table:
         schema = self._data.schema
-        arrays = [_arrow_array(columns[field.name], field.type) for field in schema]
+        arrays = [arrow_array(columns[field.name], field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _episode_stats(self, columns: Mapping[str, Any], clips: Mapping[str, Clip]) -> dict[str, Stats]:
@@ -265,77 +277,18 @@ class DatasetRecorder:
         stats = {key: {name: v.tolist() for name, v in value.items()} for key, value in self._stats.items()}
         (meta / "info.json").write_text(json.dumps(info, indent=4))
         (meta / "stats.json").write_text(json.dumps(stats, indent=4))
-        pq.write_table(_tasks_table(self._tasks), meta / "tasks.parquet")
+        pq.write_table(tasks_table(self._tasks), meta / "tasks.parquet")
 
 
-class _DataFiles:
-    """The data shards: one row group per episode; a new shard before `bytes_max` would be passed."""
-
-    def __init__(self, root: Path, schema: pa.Schema, bytes_max: float, chunk_files_max: int) -> None:
-        self.schema = schema
-        self._root, self._bytes_max, self._chunk_files_max = root, bytes_max, chunk_files_max
-        self._files, self._episode_bytes_max = -1, 0
-        self._sink: Any = None
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> tuple[int, int]:
-        """Write one episode; returns the shard's chunk and file index."""
-        if self._writer is None or self._sink.tell() + self._episode_bytes_max >= self._bytes_max:
-            self.close()
-            self._files += 1
-            chunk, file = divmod(self._files, self._chunk_files_max)
-            path = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._sink = path.open("wb")
-            self._writer = pq.ParquetWriter(self._sink, self.schema, compression="snappy", use_dictionary=True)
-        before = self._sink.tell()
-        self._writer.write_table(table, row_group_size=len(table))
-        self._episode_bytes_max = max(self._episode_bytes_max, self._sink.tell() - before)
-        return divmod(self._files, self._chunk_files_max)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._sink.close()
-            self._writer = None
-
-
-class _EpisodeRows:
-    """meta/episodes: a row per episode, written some at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.total = 0
-        self._path = path
-        self._held: list[dict[str, Any]] = []
-        self._types: dict[str, pa.DataType] = {}
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, row: dict[str, Any], stats: Mapping[str, Stats]) -> None:
-        """Add one episode. All episodes have the same keys."""
-        flat = {f"stats/{key}/{name}": value[name] for key, value in stats.items() for name in STAT_NAMES}
-        if not self._types:
-            self._types = {key: _plain_type(value) for key, value in row.items()}
-            self._types |= {key: _nested(pa.from_numpy_dtype(v.dtype), v.ndim) for key, v in flat.items()}
-        self._held.append(row | {key: value.tolist() for key, value in flat.items()})
-        self.total += 1
-        if len(self._held) >= EPISODE_ROWS_HELD_MAX:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        table = pa.Table.from_pylist(self._held, schema=pa.schema(list(self._types.items())))
-        if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="snappy")
-        self._writer.write_table(table)
-        self._held = []
+@contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    """Failures of the file system as DatasetError."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"to write the recording {out.name} in {out.parent}", str(error), "free disk space"
+        ) from error
 
 
 def _encoding(feature: Mapping[str, Any], codec: str, gop: int | None) -> Encoding:
@@ -376,49 +329,6 @@ def _png(picture: np.ndarray) -> bytes:
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _arrow_type(feature: Mapping[str, Any]) -> pa.DataType:
-    shape = tuple(feature["shape"])
-    if feature["dtype"] == "image":
-        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    if feature["dtype"] == "string":
-        return pa.string()
-    value = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
-    if shape == (1,):
-        return value
-    return pa.list_(value, shape[0]) if len(shape) == 1 else _nested(value, len(shape))
-
-
-def _arrow_array(values: Any, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_fixed_size_list(kind):
-        flat = np.stack(values).reshape(-1)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.array([value.tolist() for value in values], kind)
-    return pa.array(values, kind)
-
-
-def _plain_type(value: Any) -> pa.DataType:
-    if isinstance(value, list):
-        return pa.list_(pa.string())
-    return pa.float64() if isinstance(value, float) else pa.int64()
-
-
-def _nested(value: pa.DataType, depth: int) -> pa.DataType:
-    for _ in range(depth):
-        value = pa.list_(value)
-    return value
-
-
-def _tasks_table(tasks: Mapping[str, int]) -> pa.Table:
-    """A table that pandas reads back as a frame with the task text as its index."""
-    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), "task": pa.array(tasks, pa.string())})
-    number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
-    text = {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"}
-    pandas = {"index_columns": ["task"], "column_indexes": [], "columns": [number | {"metadata": None}]}
-    pandas["columns"].append(text | {"metadata": None})
-    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def _sync(root: Path) -> None:

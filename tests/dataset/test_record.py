@@ -276,3 +276,41 @@ def test_a_failing_encoder_is_an_error_and_no_deadlock(tmp_path: Path) -> None:
         recorder.save_episode("Go.")
     recorder.abort()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("features", [["observation.state"], [CAMERA], ["observation.state", CAMERA]])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, features: list[str]) -> None:
+    """Files may not grow beyond 20 kB: the write itself fails, as on a full disk."""
+    script = textwrap.dedent(f"""
+        import resource, signal, sys
+        import numpy as np
+        from tests.dataset.test_record import FEATURES, CAMERA, FPS, SIZE
+        from tasks.dataset.record import DatasetRecorder
+        from tasks.errors import DatasetError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        rng = np.random.default_rng(0)
+        features = {{key: FEATURES[key] for key in {features!r}}}
+        try:
+            with DatasetRecorder({str(tmp_path / "d")!r}, fps=FPS, features=features) as recorder:
+                for episode in range(3):
+                    for i in range(2_000 if len(features) == 1 and CAMERA not in features else 100):
+                        picture = rng.integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+                        frame = {{"observation.state": rng.random(2), CAMERA: picture}}
+                        recorder.add_frame({{key: frame[key] for key in features}})
+                    recorder.save_episode("Go.")
+        except DatasetError as error:
+            print(error)
+            sys.exit(3)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "disk space" in done.stdout
+    assert list(tmp_path.iterdir()) == []

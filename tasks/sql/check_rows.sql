@@ -82,8 +82,8 @@ WHERE
         AND content_kind = 'NULL'
         AND calls_kind = 'ARRAY'
         AND json_array_length(calls) = 1
-        AND calls ->> '$[0].type' = 'function'
-        AND calls ->> '$[0].function.name' = 'say'
+        AND (calls ->> '$[0].type') = 'function'
+        AND (calls ->> '$[0].function.name') = 'say'
         AND json_type(calls, '$[0].function.arguments.text') = 'VARCHAR'
         AND NOT blank(calls ->> '$[0].function.arguments.text'),
         false

@@ -111,7 +111,7 @@ SELECT
     format('want a relation of {}, found {}', (SELECT string_agg(name, ', ') FROM relations), shown_json(answer.relation)),
     rerun(phase, episode)
 FROM answers
-WHERE shape = 'spatial' AND coalesce(answer.relation ->> '$' NOT IN (SELECT name FROM relations), true);
+WHERE shape = 'spatial' AND coalesce((answer.relation ->> '$') NOT IN (SELECT name FROM relations), true);
 
 -- Pictures: what size the numbers refer to. The dataset's own size wins; 0 means that it does not say.
 CREATE TABLE pictures AS
@@ -123,7 +123,8 @@ SELECT
     c.height AS camera_height
 FROM (
     SELECT
-        *,
+        episode, phase, line, camera, shape,
+        answer.detections, answer.point_format, answer.point, answer.image_size,
         try_cast(answer.image_size ->> '$[0]' AS BIGINT) AS stated_width,
         try_cast(answer.image_size ->> '$[1]' AS BIGINT) AS stated_height
     FROM answers
@@ -135,14 +136,14 @@ INSERT INTO findings
 SELECT
     'error', 'vqa_image_size', episode, phase, line,
     format('want image_size [{}, {}], as the camera records, found {}', camera_width, camera_height,
-        shown_json(answer.image_size)),
+        shown_json(image_size)),
     rerun(phase, episode)
 FROM pictures
 WHERE
-    answer.image_size IS NOT NULL
+    image_size IS NOT NULL
     AND camera_width > 0
     AND NOT coalesce(
-        stated_width = camera_width AND stated_height = camera_height AND json_array_length(answer.image_size) = 2,
+        stated_width = camera_width AND stated_height = camera_height AND json_array_length(image_size) = 2,
         false
     );
 
@@ -152,23 +153,23 @@ SELECT
     json_type(box, ['$.bbox[0]', '$.bbox[1]', '$.bbox[2]', '$.bbox[3]', '$.bbox[4]']) AS kinds,
     CASE WHEN json_type(box, '$.bbox') = 'ARRAY' THEN json_transform(box, '{"bbox": ["DOUBLE"]}').bbox END AS xyxy
 FROM (
-    SELECT episode, phase, line, width, height, unnest(json_transform(answer.detections, '["JSON"]')) AS box
+    SELECT episode, phase, line, width, height, unnest(json_transform(detections, '["JSON"]')) AS box
     FROM pictures
-    WHERE shape = 'bbox' AND json_type(answer.detections) = 'ARRAY'
+    WHERE shape = 'bbox' AND json_type(detections) = 'ARRAY'
 );
 
 INSERT INTO findings
 SELECT
     'error', 'vqa_detections', episode, phase, line,
-    format('want at least one detection, found {}', shown_json(answer.detections)),
+    format('want at least one detection, found {}', shown_json(detections)),
     rerun(phase, episode)
 FROM pictures
-WHERE shape = 'bbox' AND json_array_length(answer.detections) = 0;
+WHERE shape = 'bbox' AND json_array_length(detections) = 0;
 
 CREATE TABLE judged_boxes AS
 SELECT
     *,
-    json_type(box, '$.label') = 'VARCHAR' AND NOT blank(box ->> '$.label') AND box ->> '$.bbox_format' = 'xyxy'
+    json_type(box, '$.label') = 'VARCHAR' AND NOT blank(box ->> '$.label') AND (box ->> '$.bbox_format') = 'xyxy'
         AND is_number(kinds[1]) AND is_number(kinds[2]) AND is_number(kinds[3]) AND is_number(kinds[4])
         AND kinds[5] IS NULL AND isfinite(xyxy[1]) AND isfinite(xyxy[2]) AND isfinite(xyxy[3]) AND isfinite(xyxy[4])
         AS well_formed
@@ -206,13 +207,13 @@ WHERE
 CREATE TABLE points AS
 SELECT
     *,
-    answer.point_format ->> '$' = 'xy' AND json_array_length(answer.point) = 2
-        AND is_number(json_type(answer.point, '$[0]')) AND is_number(json_type(answer.point, '$[1]'))
+    (point_format ->> '$') = 'xy' AND json_array_length(point) = 2
+        AND is_number(json_type(point, '$[0]')) AND is_number(json_type(point, '$[1]'))
         AND isfinite(xy[1]) AND isfinite(xy[2]) AS well_formed
 FROM (
     SELECT
-        *,
-        CASE WHEN json_type(answer.point) = 'ARRAY' THEN json_transform(answer.point, '["DOUBLE"]') END AS xy
+        episode, phase, line, width, height, point_format, point,
+        CASE WHEN json_type(point) = 'ARRAY' THEN json_transform(point, '["DOUBLE"]') END AS xy
     FROM pictures
     WHERE shape = 'keypoint'
 );
@@ -220,7 +221,7 @@ FROM (
 INSERT INTO findings
 SELECT
     'error', 'vqa_point', episode, phase, line,
-    format('want point_format "xy" and two finite numbers, found {} {}', shown_json(answer.point_format), shown_json(answer.point)),
+    format('want point_format "xy" and two finite numbers, found {} {}', shown_json(point_format), shown_json(point)),
     rerun(phase, episode)
 FROM points
 WHERE NOT coalesce(well_formed, false);

@@ -4,7 +4,7 @@
 CREATE MACRO blank(s) AS regexp_full_match(s, '[\t-\r\x{1c}-\x{20}\x{85}\p{Z}]*');
 -- The text if it holds a JSON object, else null. Always the argument itself: a CASE around a JSON function does not
 -- keep it from seeing the other rows' text, on which it raises.
-CREATE MACRO json_object_in(s) AS CASE WHEN json_valid(s) AND regexp_matches(s, '^\s*\{') THEN s END;
+CREATE MACRO json_object_in(s) AS CASE WHEN json_valid(s) AND (starts_with(s, '{') OR regexp_matches(s, '^\s*\{')) THEN s END;
 -- A value inside a message: one line of readable length; text in quotes, JSON as it stands.
 CREATE MACRO cut(s) AS replace(CASE WHEN length(s) > 80 THEN s[:79] || '…' ELSE s END, chr(10), ' ');
 CREATE MACRO shown(s) AS coalesce('"' || cut(s) || '"', 'null');
@@ -53,7 +53,7 @@ FROM (
         FROM (
             SELECT file, line, text, json_object_in(text) AS object
             FROM lines
-            WHERE NOT blank(text)
+            WHERE starts_with(text, '{') OR NOT blank(text)
         )
     )
 )

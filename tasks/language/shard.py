@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -117,23 +117,22 @@ def encode(shard: Shard, runs: Sequence[Run], out: Path, rows_for: RowSource) ->
     """Write those consecutive episodes of a shard to `out`, one row group each, and onto the disk."""
     coded = [shard.schema.field(n) for n in shard.kept] + [pa.field(c, CODED_TYPES[c]) for c in LANGUAGE_COLUMNS]
     schema = pa.schema(coded)
-    with closing(pa.BufferedOutputStream(pa.OSFile(str(out), "wb"), WRITE_BUFFER_BYTES)) as sink:
-        writer = _writer(sink, shard, schema)
+    with _writer(out, shard, schema) as writer:
         for run, old in zip(runs, _episodes(shard, runs), strict=True):
             persistent, events = rows_for(run.episode, old.persistent, old.events)
-            timestamps = _timestamps(old.kept)
             columns = [
                 *old.kept.columns,
                 persistent_array(persistent, run.frames),
-                events_array(events, timestamps),
+                events_array(events, _timestamps(old.kept)),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=run.frames)
-        writer.close()
     sync_file(out)
 
 
-def _writer(sink: object, shard: Shard, coded: pa.Schema) -> pq.ParquetWriter:
+@contextmanager
+def _writer(out: Path, shard: Shard, coded: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A writer of coded columns whose file says that they are plain text."""
+    sink = pa.BufferedOutputStream(pa.OSFile(str(out), "wb"), WRITE_BUFFER_BYTES)
     writer = pq.ParquetWriter(
         sink,
         coded,
@@ -142,9 +141,17 @@ def _writer(sink: object, shard: Shard, coded: pa.Schema) -> pq.ParquetWriter:
         write_statistics=_leaves(shard),  # of no use on language columns, and they cost a pass over every frame
         store_schema=False,
     )
-    plain = base64.b64encode(shard.schema.serialize().to_pybytes())
-    writer.add_key_value_metadata({**(shard.schema.metadata or {}), b"ARROW:schema": plain})
-    return writer
+    try:
+        plain = base64.b64encode(shard.schema.serialize().to_pybytes())
+        writer.add_key_value_metadata({**(shard.schema.metadata or {}), b"ARROW:schema": plain})
+        yield writer
+        writer.close()
+        sink.close()
+    except BaseException:
+        writer.is_open = False  # or it tries to write a footer when it is collected
+        with suppress(OSError):
+            sink.close()
+        raise
 
 
 def _leaves(shard: Shard) -> list[str]:

@@ -25,6 +25,7 @@ FINDINGS_SHOWN_MAX = 50
 SKIPS_SHOWN_MAX = 30
 VQA_SHOWN_MAX = 40
 BOXES_SHOWN_MAX = 3  # of one answer
+ALWAYS_SHOWN = ("done", "rows", "seconds")  # in a summary; other columns only where there is anything to say
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow"}
 
 
@@ -250,16 +251,17 @@ def summary_table(reports: Sequence[PhaseReport]) -> Table:
     """What a run did, phase by phase. Requests, tokens and seconds are this run's own: cached phases cost nothing."""
     table = _table("\nSummary", show_footer=True, footer_style="bold", padding=0)
     phases = list(dict.fromkeys(r.phase for r in reports))
-    lines = [_costs([r for r in reports if r.phase == phase]) for phase in phases]
     total = _costs(reports)
-    table.add_column("phase", "total" if len(phases) > 1 else "")
-    for name, value in total.items():
-        table.add_column(name, _count(value) if len(phases) > 1 else "", justify="right", no_wrap=True)
-    for phase, costs in zip(phases, lines, strict=True):
-        cells = [_count(v) for v in costs.values()]
+    shown = [name for name, value in total.items() if value or name in ALWAYS_SHOWN]
+    table.add_column("phase", "total" if len(phases) > 1 else "", no_wrap=True)
+    for name in shown:
+        table.add_column(name, _count(total[name]) if len(phases) > 1 else "", justify="right", no_wrap=True)
+    for phase in phases:
+        costs = _costs([r for r in reports if r.phase == phase])
+        cells = {name: _count(costs[name]) for name in shown}
         if costs["failed"]:
-            cells[list(costs).index("failed")] = Text(_count(costs["failed"]).plain, "bold red")
-        table.add_row(phase, *cells)
+            cells["failed"].stylize("bold red")
+        table.add_row(phase, *cells.values())
     return table
 
 

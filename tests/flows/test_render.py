@@ -222,6 +222,16 @@ def test_summary_counts_by_phase_and_charges_only_what_was_asked_now():
     assert cells["total"] == ["2", "1", "1", "18", "15", "12", "1", "9", "4,500", "600", "4.0"]
 
 
+def test_summary_of_a_small_run_fits_eighty_columns():
+    reports = [PhaseReport(0, phase, "done", 5, 4, 4, seconds=1.0) for phase in ("plan", "interjections", "vqa")]
+    page = text_of(summary_table(reports), width=80)
+    assert "interjections" in page and "failed" not in page and "tokens" not in page
+    usage = Usage(123, 456_789, 12_345, 1.0)
+    reports = [PhaseReport(0, "interjections", "done", 5, 4, 3, [Skip(0, "interjections", "q", "r")], usage, 60.0)]
+    page = text_of(summary_table(reports), width=80)
+    assert "…" not in page and "457k" in page and "answered" in page
+
+
 def test_summary_fits_a_hundred_columns():
     usage = Usage(123_456, 987_654_321, 12_345_678, 1.0)
     reports = [PhaseReport(e, "interjections", "done", 123_456, 99_999, 99_999, [], usage, 12_345.6) for e in range(3)]

@@ -6,7 +6,11 @@ words at the end of a run fill the terminal. Here it starts while this process s
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.metadata
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from tasks.errors import AnnotateError
 
@@ -23,8 +28,11 @@ START_S = 120.0  # a busy machine takes more than Prefect's own 20 s
 STOP_S = 5.0
 POLL_S = 0.05
 LOG_TAIL_CHARS = 600
+PR_SET_PDEATHSIG = 1
 # As Prefect starts its own temporary server: no UI, no background services that one run has no use for.
 SERVER_ENV = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+# Checking the database's form costs a CPU second at each start: done once for each version of Prefect.
+PREPARED_ENV = {"PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false", "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false"}
 
 
 def is_configured() -> bool:
@@ -52,6 +60,12 @@ def server() -> Iterator[EmbeddedServer | None]:
         embedded.stop()
 
 
+def _end_with_parent() -> None:
+    """Have Linux end this process when the command is killed; elsewhere a killed command leaves its server behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class EmbeddedServer:
     """A server process on a free loopback port. Its database is the user's own, so that runs show up later."""
 
@@ -62,6 +76,7 @@ class EmbeddedServer:
         home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
         home.mkdir(parents=True, exist_ok=True)
         self.log_path = home / "cuebook-server.log"
+        self._database, self._mark = home / "prefect.db", home / "cuebook-prepared"
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -71,10 +86,23 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=_end_with_parent,
                 start_new_session=True,  # Ctrl-C is for the run; the server goes when the run has gone
-                env={**os.environ, **SERVER_ENV},
+                env={**os.environ, **SERVER_ENV, **(PREPARED_ENV if self._is_prepared() else {})},
             )  # fmt: skip
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+
+    def _is_prepared(self) -> bool:
+        """Whether this version of Prefect has brought this very database into its form."""
+        try:
+            return self._mark.read_text() == self._form()
+        except OSError:
+            return False
+
+    def _form(self) -> str:
+        if any(f"PREFECT_{kind}_DATABASE_CONNECTION_URL" in os.environ for kind in ("API", "SERVER")):
+            raise FileNotFoundError("the database is not the one of this folder")
+        return f"{importlib.metadata.version('prefect')} {self._database.stat().st_ino}"
 
     def ready(self) -> None:
         """Wait until it answers. Raises AnnotateError with the end of its log."""
@@ -82,9 +110,15 @@ class EmbeddedServer:
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/health", timeout=5):
-                    return
+                    break
             except (urllib.error.URLError, OSError):
                 time.sleep(POLL_S)
+        else:
+            self._fail()
+        with contextlib.suppress(OSError):  # a database elsewhere: prepared anew each time
+            self._mark.write_text(self._form())
+
+    def _fail(self) -> NoReturn:
         tail = self.log_path.read_text(errors="replace")[-LOG_TAIL_CHARS:]
         raise AnnotateError(
             "want the embedded Prefect server to start",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from tasks.settings import AnnotateSettings
 if TYPE_CHECKING:
     from flows.session import RunSummary
 
+PICTURE_COLUMNS = 110
 DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what
 could be annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""
@@ -194,7 +196,7 @@ def demo(
             directory.mkdir(parents=True, exist_ok=True)
             generate(root, episodes=episodes)
         code = _annotate(AnnotateSettings(root=root), engine)
-        _show(root, show_episode)
+        _show(root, show_episode, out)
         out.print(f"\nThe annotated dataset lies in [bold]{root.resolve()}[/]", highlight=False, soft_wrap=True)
         out.print(f"Look at another episode:  annotate show --root={root} --episode=1", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
@@ -233,6 +235,7 @@ def show(
     root: Annotated[Path, typer.Option(help="annotated dataset folder")],
     episode: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json")] = False,
+    svg: Annotated[Path | None, typer.Option(help="also save the view as a picture")] = None,
 ) -> None:
     """Show the rows of one episode and a timeline, in the terminal.
 
@@ -244,14 +247,19 @@ def show(
             from flows.render import episode_json
 
             out.print_json(json.dumps(episode_json(root, episode)))
+        elif svg is not None:
+            picture = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
+            _show(root, episode, picture)
+            picture.save_svg(str(svg), title=f"annotate show --root={root.name} --episode={episode}")
+            out.print(f"saved {svg}", highlight=False, markup=False)
         else:
-            _show(root, episode)
+            _show(root, episode, out)
 
 
-def _show(root: Path, episode: int) -> None:
+def _show(root: Path, episode: int, console: Console) -> None:
     from flows.render import show_episode as render_episode
 
-    render_episode(out, root, episode)
+    render_episode(console, root, episode)
 
 
 def main(arguments: list[str] | None = None) -> Any:

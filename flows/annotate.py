@@ -59,6 +59,14 @@ def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(failure, PhaseGroupFailed) and failure.retryable
 
 
+def _run_name(parameters: dict[str, Any]) -> str:
+    """ "plan 7", or "plan 7-12 (6)" for a group."""
+    episodes = parameters["episodes"]
+    if len(episodes) == 1:
+        return f"{parameters['phase']} {episodes[0]}"
+    return f"{parameters['phase']} {episodes[0]}-{episodes[-1]} ({len(episodes)})"
+
+
 def _phase_task(phase: PhaseName, what: str):
     def run(run_id: str, settings_json: str, phase: PhaseName, episodes: list[int], after: Any = None) -> list[dict]:
         context = context_of(run_id, settings_json)
@@ -68,14 +76,13 @@ def _phase_task(phase: PhaseName, what: str):
         run,
         name=phase,
         description=what,
-        task_run_name=phase + " {episodes}",
+        task_run_name=_run_name,
         cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
         persist_result=True,
         result_serializer="json",
         retry_condition_fn=_worth_retrying,
         retry_delay_seconds=1,
         retry_jitter_factor=0.5,
-        tags=[phase],
     )
 
 
@@ -91,19 +98,31 @@ def annotate_episodes(run_id: str) -> None:
     """All phases of all episodes. Interjections wait for the plan of their own episodes; nothing else waits."""
     context = context_of(run_id, "")  # flow parameters are stored by the server: settings may hold a key
     settings, settings_json = context.settings, context.settings.model_dump_json()
+    tasks = {p: PHASE_TASKS[p].with_options(retries=settings.executor.task_retries) for p in settings.phases}
     futures: list[PrefectFuture[Any]] = []
-    groups = group_episodes(list(context.episodes), len(settings.phases), settings.executor.task_runs_max)
-    for group in groups:
+    for group in _groups(context):
         plan: Any = None
         for phase in ("plan", "vqa", "interjections"):  # upstream first: a waiting task must find its input running
-            if phase not in settings.phases:
+            if phase not in tasks:
                 continue
-            run = PHASE_TASKS[phase].with_options(retries=settings.executor.task_retries)
             after = allow_failure(plan) if phase == "interjections" and plan is not None else None
-            future = run.submit(run_id, settings_json, phase, group, after)
+            future = tasks[phase].submit(run_id, settings_json, phase, group, after)
             plan = future if phase == "plan" else plan
             futures.append(future)
     _follow(context, futures)
+
+
+def _groups(context: RunContext) -> list[list[int]]:
+    """Episodes with work to do in groups of their own; those whose rows are all current in one, which costs little."""
+    phases = context.settings.phases
+    done = [
+        index
+        for index, episode in context.episodes.items()
+        if not set(phases) & set(context.settings.refresh) and all(current(context, episode, p) for p in phases)
+    ]
+    rest = [index for index in context.episodes if index not in set(done)]
+    groups = group_episodes(rest, len(phases), context.settings.executor.task_runs_max)
+    return [done, *groups] if done else groups
 
 
 def _follow(context: RunContext, futures: list[PrefectFuture[Any]]) -> None:

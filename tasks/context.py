@@ -43,6 +43,7 @@ class RunContext:
     answerer: Answerer
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     episodes: dict[int, Episode] = field(default_factory=dict)
+    settings_digests: dict[str, str] = field(default_factory=dict)  # per phase, what its keys share
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _phases_left: dict[int, set[str]] = field(default_factory=dict)
 

@@ -32,23 +32,28 @@ ANSWER_KEYS = ("temperature", "max_new_tokens", "reasoning_effort", "chat_templa
 
 def phase_key(context: RunContext, episode: Episode, phase: PhaseName) -> str:
     """Digest of everything the rows of this phase depend on."""
-    settings, module = context.settings, MODULES[phase]
-    vlm = settings.vlm.model_dump(mode="json")
-    made_of: dict[str, Any] = {
-        "episode": episode.digest,
-        "code": module.CODE_VERSION,
-        "settings": getattr(settings, phase).model_dump(mode="json"),
-        "prompts": {name: prompts.digest(name) for name in module.prompt_names(settings)},
-        "model": context.answerer.model_id,
-        "vlm": {k: vlm[k] for k in ANSWER_KEYS},
-        "cameras": context.cameras,
-    }
-    if phase != "plan":
-        made_of["seed"] = settings.seed
-    if phase == "interjections":
-        made_of["plan"] = _plan_base_digest(context, episode)
-        made_of["refreshes_plan"] = _refreshes_plan(settings)
-    return digest_json(made_of)
+    upstream = _plan_base_digest(context, episode) if phase == "interjections" else ""
+    return digest_json([_settings_digest(context, phase), episode.digest, upstream])
+
+
+def _settings_digest(context: RunContext, phase: PhaseName) -> str:
+    """The part of the key that all episodes of a run share, made once."""
+    known = context.settings_digests
+    if phase not in known:
+        settings, module = context.settings, MODULES[phase]
+        vlm = settings.vlm.model_dump(mode="json")
+        made_of: dict[str, Any] = {
+            "code": module.CODE_VERSION,
+            "settings": getattr(settings, phase).model_dump(mode="json"),
+            "prompts": {name: prompts.digest(name) for name in module.prompt_names(settings)},
+            "model": context.answerer.model_id,
+            "vlm": {k: vlm[k] for k in ANSWER_KEYS},
+            "cameras": context.cameras,
+            "seed": None if phase == "plan" else settings.seed,
+            "refreshes_plan": phase == "interjections" and _refreshes_plan(settings),
+        }
+        known[phase] = digest_json(made_of)
+    return known[phase]
 
 
 def _refreshes_plan(settings: AnnotateSettings) -> bool:

@@ -44,6 +44,7 @@ class RunContext:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     episodes: dict[int, Episode] = field(default_factory=dict)
     settings_digests: dict[str, str] = field(default_factory=dict)  # per phase, what its keys share
+    _stored_rows: dict[int, list[Row]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _phases_left: dict[int, set[str]] = field(default_factory=dict)
 
@@ -89,7 +90,10 @@ class RunContext:
         """Rows that the dataset already has for an episode."""
         from tasks.language.stored import episode_rows
 
-        return episode_rows(self.dataset, episode)
+        known = self._stored_rows.get(episode.episode_index)
+        if known is None:
+            known = self._stored_rows.setdefault(episode.episode_index, episode_rows(self.dataset, episode))
+        return known
 
     def close(self) -> None:
         """Stop asking and free everything. Idempotent."""

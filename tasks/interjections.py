@@ -76,9 +76,9 @@ def _effective_task(ctx: PhaseContext) -> str:
 
 
 def _spans(ctx: PhaseContext) -> list[Span]:
-    """Subtasks as staged, else as the dataset has them."""
+    """Subtasks of the dataset where this run makes no plan (they may have been edited since), else as staged."""
     episode = ctx.episode
-    for rows in (ctx.staging.rows(episode.episode_index, "plan"), ctx.dataset_rows or []):
+    for rows in (ctx.dataset_rows or [], ctx.staging.rows(episode.episode_index, "plan")):
         spans = spans_of(rows, episode.end_s)
         if spans:
             return spans

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from tasks.errors import AnnotateError, AnswererError, DatasetError, EpisodeErro
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext, PhaseReport, Staged
 from tasks.settings import AnnotateSettings, PhaseName
-from tasks.staging import Receipt, digest_bytes, digest_json, write_atomic
+from tasks.staging import Receipt, digest_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ ANSWER_KEYS = ("temperature", "max_new_tokens", "reasoning_effort", "chat_templa
 
 def phase_key(context: RunContext, episode: Episode, phase: PhaseName) -> str:
     """Digest of everything the rows of this phase depend on."""
-    upstream = _plan_base_digest(context, episode) if phase == "interjections" else ""
+    upstream = _subtasks_digest(context, episode) if phase == "interjections" else ""
     return digest_json([_settings_digest(context, phase), episode.digest, upstream])
 
 
@@ -50,7 +51,6 @@ def _settings_digest(context: RunContext, phase: PhaseName) -> str:
             "vlm": {k: vlm[k] for k in ANSWER_KEYS},
             "cameras": context.cameras,
             "seed": None if phase == "plan" else settings.seed,
-            "refreshes_plan": phase == "interjections" and _refreshes_plan(settings),
         }
         known[phase] = digest_json(made_of)
     return known[phase]
@@ -60,10 +60,19 @@ def _refreshes_plan(settings: AnnotateSettings) -> bool:
     return "plan" in settings.phases and settings.plan.emit_plan
 
 
-def _plan_base_digest(context: RunContext, episode: Episode) -> str:
-    """Identity of the staged plan that interjections speak about, without what a refresh added to it."""
+def _subtasks_digest(context: RunContext, episode: Episode) -> str:
+    """Identity of the subtasks that interjections speak about: those of this run, else what the dataset has."""
     receipt = context.staging.receipt(episode.episode_index, "plan")
-    return str(receipt.facts.get("base_digest", "")) if receipt else ""
+    task = receipt.facts.get("effective_task") if receipt else None
+    if "plan" not in context.settings.phases:
+        rows = context.dataset_rows(episode)
+        if any(r.style == "subtask" for r in rows):
+            return digest_json([task, _digest_of_subtasks(rows)])
+    return digest_json([task, receipt.facts.get("subtasks_digest") if receipt else None])
+
+
+def _digest_of_subtasks(rows: Sequence[Row]) -> str:
+    return digest_json([[r.timestamp, r.content] for r in rows if r.style == "subtask"])
 
 
 def current(context: RunContext, episode: Episode, phase: PhaseName) -> Receipt | None:
@@ -123,7 +132,7 @@ def _stage(context: RunContext, episode: Episode, phase: PhaseName, staged: Stag
     key = phase_key(context, episode, phase)
     facts = {**staged.facts, "run_id": context.run_id, "report": report.to_json()}
     if phase == "plan":
-        facts["base_digest"] = digest_bytes("".join(r.to_json() for r in staged.rows).encode())
+        facts["subtasks_digest"] = _digest_of_subtasks(staged.rows)
     if phase == "interjections" and _refreshes_plan(context.settings):
         _refresh_plan(context, episode, staged.rows)
     context.staging.write(episode.episode_index, phase, staged.rows, key=key, facts=facts)

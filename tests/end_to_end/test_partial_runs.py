@@ -79,6 +79,11 @@ def test_interjections_alone_build_on_the_plan_of_the_dataset(annotated):
     assert len(after["interjection"]) == 1
 
 
+def test_interjections_alone_are_current_after_a_whole_run(annotated):
+    code, summary = run(annotated, "--phases=interjections")
+    assert (code, summary["phases"]) == (0, {"interjections": {"cached": 3}})
+
+
 def test_early_cues_refresh_the_plan(dataset_copy):
     code, summary = run(
         dataset_copy, "--interjections.interjection_lead_s=0.5", "--interjections.interjection_min_t=0.5"

@@ -102,7 +102,7 @@ class VlmSettings(Section):
     )
     model_id: str = Field("Qwen/Qwen3.6-27B", description="model name that the server knows")
     api_base: str = "http://localhost:8000/v1"
-    api_key: str = Field("EMPTY", description="sent as bearer token; env:NAME takes it from the environment", repr=False)
+    api_key: str = Field("EMPTY", description="bearer token; env:NAME takes it from the environment", repr=False)
     auto_serve: bool = Field(False, description="start the server; not in this version: start it yourself")
     client_concurrency: int = Field(16, ge=1, le=1024, description="requests in flight, in the whole process")
     request_timeout_s: float = Field(120.0, gt=0)

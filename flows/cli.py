@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -250,10 +251,18 @@ def show(
         elif svg is not None:
             picture = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
             _show(root, episode, picture)
-            picture.save_svg(str(svg), title=f"annotate show --root={root.name} --episode={episode}")
+            title = f"annotate show --root={root.name} --episode={episode}"
+            picture.save_svg(str(svg), title=title, code_format=_svg_format())
             out.print(f"saved {svg}", highlight=False, markup=False)
         else:
             _show(root, episode, out)
+
+
+def _svg_format() -> str:
+    """Rich's picture of a terminal, without its fonts from the web: a picture must not call anywhere."""
+    from rich.console import CONSOLE_SVG_FORMAT
+
+    return re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def _show(root: Path, episode: int, console: Console) -> None:

@@ -1,6 +1,6 @@
 """The whole annotate run against a stub VLM server: wall, CPU, memory, bytes sent and how busy the server's slots are.
 
-    python bench/bench_annotate.py [--engines prefect,inline] [--episodes 24]
+    python -m bench.bench_annotate [--engines prefect,prefect-server,inline] [--episodes 24]
 
 24 episodes of 20 s at 30 fps with two cameras (AV1), 200 ms a request, 16 slots. Then the run again with nothing
 changed, and once more with an edited vqa prompt. With CUEBOOK_REFERENCE_PYTHON (a Python with `lerobot[annotations]`)
@@ -20,12 +20,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import REPO, WORK, print_table, reference_python
+from bench.common import REPO, WORK, print_table, reference_python
 
 LATENCY_S, SLOTS = 0.2, 16
 SECONDS, FPS = 20.0, 30
@@ -85,6 +85,22 @@ def stub_server() -> Iterator[str]:
         process.wait()
 
 
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """A Prefect server that runs already, as on a team: its start and its work are not the run's."""
+    from flows.embedded_server import EmbeddedServer
+
+    home = os.environ["PREFECT_HOME"] = str(FOLDER / "prefect-server-home")
+    shutil.rmtree(home, ignore_errors=True)
+    server = EmbeddedServer()
+    try:
+        server.ready()
+        yield
+    finally:
+        server.stop()
+        del os.environ["PREFECT_HOME"]
+
+
 def measure(name: str, argv: Sequence[str], server: str, env: Mapping[str, str]) -> Run:
     """Run a command against a stub that counts from zero. Its output goes to a log file in the work folder."""
     urllib.request.urlopen(f"{server}/reset", data=b"{}").close()
@@ -137,8 +153,9 @@ def fresh_copy(dataset: Path, name: str) -> Path:
 
 def ours(root: Path, server: str, engine: str) -> list[str]:
     """Our command line."""
-    flags = [f"--root={root}", f"--engine={engine}", "--vlm.backend=openai", f"--vlm.api_base={server}/v1"]
-    return [sys.executable, "-m", "flows.cli", "run", *flags, "--vlm.model_id=stub-vlm"]
+    vlm = ["--vlm.backend=openai", f"--vlm.api_base={server}/v1", "--vlm.model_id=stub-vlm"]
+    engine = engine.removesuffix("-server")
+    return [sys.executable, "-m", "flows.cli", "run", f"--root={root}", f"--engine={engine}", *vlm]
 
 
 @dataclass(frozen=True)
@@ -237,13 +254,16 @@ def row(run: Run) -> list[object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engines", default="prefect,inline")
+    parser.add_argument("--engines", default="prefect,prefect-server,inline")
     parser.add_argument("--episodes", type=int, default=24)
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     dataset = workload(args.episodes)
+    runs: dict[str, OurRuns] = {}
     with stub_server() as server:
-        runs = {engine: run_ours(dataset, server, engine) for engine in args.engines.split(",")}
+        for engine in args.engines.split(","):
+            with prefect_server() if engine == "prefect-server" else nullcontext():
+                runs[engine] = run_ours(dataset, server, engine)
         python = reference_python()
         reference = run_reference(dataset, server, python) if python else None
     everything = [run for our_runs in runs.values() for run in our_runs.all] + ([reference] if reference else [])

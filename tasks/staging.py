@@ -101,15 +101,17 @@ class Staging:
         """Staged rows in order; a missing file is an empty list, blank lines are ignored."""
         path = self.path(episode_index, module)
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand inside a string
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
+        except UnicodeDecodeError as err:
+            raise _unreadable(path, err) from err
+        lines = [line for line in text.split("\n") if line.strip()]  # not splitlines: U+2028 may stand inside a string
         try:
-            return [Row.from_json(json.loads(line)) for line in lines if line.strip()]
+            objects = _objects(lines)
+            return [Row.from_json(o) for o in objects]
         except (ValueError, AttributeError) as err:
-            raise StagingError(
-                f"want JSON lines in {path}", str(err), "delete the file; the next run makes it again"
-            ) from err
+            raise _unreadable(path, err) from err
 
     def discard(self, episode_index: int, module: str) -> None:
         """Forget a staged file."""
@@ -119,3 +121,18 @@ class Staging:
     def files(self, wanted: Iterable[tuple[int, str]]) -> list[Path]:
         """Paths of staged files that exist, in the order asked."""
         return [p for p in (self.path(e, m) for e, m in wanted) if p.exists()]
+
+
+def _objects(lines: list[str]) -> list[Any]:
+    """The value of each line; all at once, which takes half the time, unless one of them is no value by itself."""
+    try:
+        values = json.loads(f"[{','.join(lines)}]")
+        if len(values) == len(lines):
+            return values
+    except ValueError:
+        pass
+    return [json.loads(line) for line in lines]
+
+
+def _unreadable(path: Path, err: Exception) -> StagingError:
+    return StagingError(f"want JSON lines in {path}", str(err), "delete the file; the next run makes it again")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +19,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.dataset.commit import Transaction, begin
-from tasks.dataset.join import Footer, join_parquet
 from tasks.dataset.layout import Dataset
-from tasks.errors import AnnotateError, CommitError, DatasetError, RowError, StagingError
+from tasks.dataset.row_groups import RowGroupFile
+from tasks.errors import CommitError, DatasetError, RowError, StagingError
+from tasks.language.encode import Encoded, Encoder
 from tasks.language.info import merge_info_text
 from tasks.language.rows import Row
-from tasks.language.shard import LANGUAGE_COLUMNS, Run, Shard, encode, read_shard
+from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, read_shard
 from tasks.language.styles import MODULE_STYLES, MODULES, PERSISTENT, column_for_style
 from tasks.staging import Staging
 
 log = logging.getLogger(__name__)
 
 INFO, PROVENANCE = Path("meta/info.json"), Path("meta/cuebook.json")
-WORKERS_MAX = 4  # each holds one episode at a time
-PART_FRAMES_MIN = 20_000  # a shard is cut into parts of at least this many frames, one a worker
+WORKERS_MAX = 4
+BATCHES_AHEAD = 1  # encoded or waiting, beyond one a worker
 
 
 @dataclass(frozen=True)
@@ -52,28 +56,25 @@ class _Rows:
     modules: Mapping[int, Sequence[str]]
     persistent_rows: int = 0
     event_rows: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, episode: int, persistent: list[Row], events: list[Row]) -> tuple[list[Row], list[Row]]:
-        if self.stopped.is_set():
-            raise _Stopped("want all parts of the dataset", "another part failed", "see that error")
         modules = [m for m in MODULES if m in self.modules.get(episode, ())]
         if not modules:
             return persistent, events
-        replaced = {style for m in modules for style in MODULE_STYLES[m]}
-        new = [row for m in modules for row in staged_rows(self.staging, episode, m)]
-        states = [r for r in new if column_for_style(r.style) == PERSISTENT]
-        moments = [r for r in new if column_for_style(r.style) != PERSISTENT]
+        states, moments = [], []
+        for module in modules:
+            for row in staged_rows(self.staging, episode, module):
+                (states if column_for_style(row.style) == PERSISTENT else moments).append(row)
         with self._lock:
             self.persistent_rows += len(states)
             self.event_rows += len(moments)
-        keep = lambda rows: [r for r in rows if r.style not in replaced]  # noqa: E731
-        return keep(persistent) + states, keep(events) + moments
+        replaced = {style for m in modules for style in MODULE_STYLES[m]}
+        return _others(persistent, replaced) + states, _others(events, replaced) + moments
 
 
-class _Stopped(AnnotateError):
-    """A worker gave up because another one failed; never seen outside."""
+def _others(rows: list[Row], replaced: set[str | None]) -> list[Row]:
+    return [r for r in rows if r.style not in replaced]
 
 
 def staged_rows(staging: Staging, episode: int, module: str) -> list[Row]:
@@ -82,10 +83,11 @@ def staged_rows(staging: Staging, episode: int, module: str) -> list[Row]:
     rows = staging.rows(episode, module)
     if not rows and not path.exists():
         raise StagingError(f"want staged rows of {module} for episode {episode}", f"no {path}", "run that phase again")
+    own = MODULE_STYLES[module]
     for line, row in enumerate(rows, 1):
         try:
             row.check()
-            if row.style not in MODULE_STYLES[module]:
+            if row.style not in own:
                 raise RowError(
                     f"want rows that {module} makes", f"style {row.style!r}", "stage it under its own module"
                 )
@@ -147,58 +149,50 @@ def _check_episodes(shards: Sequence[Shard], modules: Mapping[int, Sequence[str]
 
 
 def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path, rows: _Rows) -> None:
-    """Encode all shards, each by several threads when it is long. The first error stops them all."""
+    """Encode episodes on several threads and put them into their shards in order; few are held at a time."""
     workers = min(WORKERS_MAX, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
-        jobs = [_submit(pool, s, transaction.path(s.path.relative_to(root)), rows, workers) for s in shards]
+    with _no_collection(), ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
         try:
-            for out, parts in jobs:
-                footers = [part.result() for part in parts]
-                if len(parts) > 1:
-                    join_parquet(out, [_part_path(out, k) for k in range(1, len(parts))], footers)
-                    transaction.sync(out)
-        except _Stopped:
-            raise next(
-                e for _, parts in jobs for e in map(_error, parts) if e and not isinstance(e, _Stopped)
-            ) from None
+            waiting: deque[tuple[RowGroupFile, Future[list[Encoded]]]] = deque()
+            for shard in shards:
+                encoder = Encoder(shard)
+                with _file(transaction.path(shard.path.relative_to(root)), encoder) as file:
+                    for batch in batches(shard, encoder.columns):
+                        waiting.append((file, pool.submit(encoder.encode, batch, rows)))
+                        while len(waiting) > workers + BATCHES_AHEAD:
+                            _add(*waiting.popleft())
+                    while waiting:
+                        _add(*waiting.popleft())
         finally:
-            rows.stopped.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _error(part: Future[Footer]) -> BaseException | None:
-    return part.exception() if part.done() and not part.cancelled() else None
-
-
-def _submit(
-    pool: ThreadPoolExecutor, shard: Shard, out: Path, rows: _Rows, workers: int
-) -> tuple[Path, list[Future[Footer]]]:
-    parts = _cut(shard, workers)
-    paths = [_part_path(out, k) for k in range(len(parts))]
-    return out, [pool.submit(_encode_part, shard, runs, path, rows) for runs, path in zip(parts, paths, strict=True)]
-
-
-def _part_path(out: Path, k: int) -> Path:
-    return out if k == 0 else out.with_name(f".{out.name}.part{k}")
-
-
-def _encode_part(shard: Shard, runs: Sequence[Run], out: Path, rows: _Rows) -> Footer:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Rows are many and hold no cycles: looking for cycles among them is a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        encode(shard, runs, out, rows)
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def _file(path: Path, encoder: Encoder) -> Iterator[RowGroupFile]:
+    file = RowGroupFile(path, encoder.empty)
+    try:
+        yield file
     except BaseException:
-        rows.stopped.set()
+        file.abandon()
         raise
-    return Footer.of(out)
+    file.close()
 
 
-def _cut(shard: Shard, workers: int) -> list[Sequence[Run]]:
-    """Consecutive runs of about equal frame counts; a packed shard is read in one go and stays whole."""
-    frames = shard.runs[-1].stop if shard.runs else 0
-    parts = max(1, min(workers, frames // PART_FRAMES_MIN, len(shard.runs))) if shard.aligned else 1
-    cuts = [[] for _ in range(parts)]
-    for run in shard.runs:
-        cuts[run.start * parts // max(frames, 1)].append(run)
-    return [c for c in cuts if c] or [[]]
+def _add(file: RowGroupFile, encoded: Future[list[Encoded]]) -> None:
+    for group in encoded.result():
+        file.add(group.chunks, group.frames)
 
 
 def _verify(shards: Sequence[Shard], built: Mapping[Path, Path]) -> None:

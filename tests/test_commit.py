@@ -23,6 +23,7 @@ from tasks.dataset.commit import check_writable, recover, remove_sibling, siblin
 from tasks.dataset.files import exchange
 from tasks.dataset.layout import open_dataset
 from tasks.dataset.lock import held_lock, lock_dataset
+from tasks.dataset.row_groups import RowGroupFile
 from tasks.errors import CommitError, DatasetBusyError, RowError
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, MODULES
@@ -407,19 +408,22 @@ def test_errors_of_the_body_undo_everything(root, monkeypatch):
     assert tree(root) == before and leftovers(root) == [] and Staging(root / STAGING_NAME).rows(0, "plan")
 
 
-def test_a_new_shard_that_cannot_be_read_is_never_put_in_place(root, monkeypatch):
-    import tasks.write as write_module
-
+@pytest.mark.parametrize("damage", ["short", "frames missing"])
+def test_a_new_shard_that_is_not_whole_is_never_put_in_place(root, monkeypatch, damage):
     before = tree(root)
-    real = write_module.encode
+    close, add = RowGroupFile.close, RowGroupFile.add
 
-    def damaged(shard, runs, out, rows):
-        real(shard, runs, out, rows)
-        os.truncate(out, out.stat().st_size - 20)
+    def short(file):
+        close(file)
+        os.truncate(file.path, file.path.stat().st_size - 20)
 
-    monkeypatch.setattr(write_module, "encode", damaged)
-    monkeypatch.setattr(write_module.Footer, "of", classmethod(lambda cls, path: None))
-    with pytest.raises(CommitError, match="readable new shard"):
+    if damage == "short":
+        monkeypatch.setattr(RowGroupFile, "close", short)
+    else:
+        monkeypatch.setattr(
+            RowGroupFile, "add", lambda file, chunks, rows: add(file, chunks, rows) if rows != 4 else None
+        )
+    with pytest.raises(CommitError, match="new shard"):
         write(root)
     assert tree(root) == before and leftovers(root) == []
 

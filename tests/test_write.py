@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.write as write_module
 from tasks.check import check_dataset
 from tasks.dataset.layout import open_dataset
 from tasks.errors import CommitError, DatasetError, RowError, StagingError
@@ -116,7 +115,7 @@ def test_other_columns_and_their_order_stay_and_each_episode_is_a_row_group(tmp_
 
 
 def test_a_packed_shard_is_cut_where_batches_end_inside_episodes(tmp_path, staging, monkeypatch):
-    monkeypatch.setattr("tasks.language.shard.PACKED_BATCH_ROWS_MAX", 7)
+    monkeypatch.setattr("tasks.language.shard.BATCH_ROWS_MAX", 7)
     lengths = [5, 9, 1, 14, 30, 2]
     root = make_dataset(tmp_path / "data", [lengths], packed=True)
     before = pq.read_table(root / SHARD.format(c=0, f=0))
@@ -135,17 +134,78 @@ def test_a_second_write_gives_the_same_bytes(root, staging):
     assert tree(root) == first
 
 
-def test_shards_in_parts_are_the_same_bytes(tmp_path, staging, monkeypatch):
-    lengths = [3, 4, 5, 6, 7, 8, 9]
+def test_how_the_work_is_cut_does_not_show(tmp_path, staging, monkeypatch):
+    lengths = [3, 700, 5, 6, 701, 8, 9]
     modules = stage(staging, dict(enumerate(lengths)))
     whole = make_dataset(tmp_path / "whole", [lengths])
     write(whole, staging, modules)
-    monkeypatch.setattr(write_module, "PART_FRAMES_MIN", 6)
-    monkeypatch.setattr(write_module.os, "cpu_count", lambda: 4)
-    parts = make_dataset(tmp_path / "parts", [lengths])
-    write(parts, staging, modules)
-    assert tree(parts) == tree(whole)
-    assert not list((parts / "data").rglob("*.part*"))
+    monkeypatch.setattr("tasks.language.shard.BATCH_ROWS_MAX", 6)
+    monkeypatch.setattr("tasks.write.WORKERS_MAX", 1)
+    for packed in (False, True):  # columns copied as bytes, and encoded again
+        other = make_dataset(tmp_path / f"other{packed}", [lengths], packed=packed)
+        write(other, staging, modules)
+        assert tree(other) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "zstd"}, {"write_page_index": True}, {"use_compliant_nested_type": False}]
+)
+def test_columns_of_other_layouts_are_encoded_again(tmp_path, staging, options):
+    root = make_dataset(tmp_path / "data", [(30, 20)])
+    path = root / SHARD.format(c=0, f=0)
+    before = pq.read_table(path)
+    with pq.ParquetWriter(path, before.schema, **options) as writer:
+        writer.write_table(before.slice(0, 30))
+        writer.write_table(before.slice(30))
+    write(root, staging, stage(staging, {0: 30}))
+    after = pq.ParquetFile(path)
+    assert after.read().select(before.column_names).cast(before.schema).equals(before)
+    assert {after.metadata.row_group(1).column(j).compression for j in range(after.metadata.num_columns)} == {"SNAPPY"}
+    assert check_dataset(root).ok
+
+
+@pytest.mark.parametrize("frames", [1, 2, 97, 500, 683, 1000])
+def test_the_persistent_list_is_whole_on_every_frame_of_long_episodes(tmp_path, staging, frames):
+    root = make_dataset(tmp_path / "data", [(frames, 3)])
+    t = times(frames)
+    rows = [Row("user", f"way {i} " * (i % 5 + 1), "task_aug", t[0]) for i in range(45)]
+    rows += [Row("assistant", "go", "subtask", t[0]), Row("assistant", "1. go", "plan", t[0])]
+    staging.write(0, "plan", rows, key="k", facts={})
+    write(root, staging, {0: ("plan",)})
+    cells = column(root, PERSISTENT)
+    assert len(cells[0]) == 47 and all(c == cells[0] for c in cells[:frames]) and cells[frames:] == [[]] * 3
+    assert check_dataset(root).findings == []
+    file = pq.ParquetFile(root / SHARD.format(c=0, f=0))
+    half = next(file.iter_batches(max(1, frames // 2), row_groups=[0], columns=[PERSISTENT]))
+    assert half.column(0).to_pylist() == cells[: max(1, frames // 2)]
+    for j in range(file.metadata.num_columns):
+        chunk = file.metadata.row_group(0).column(j)
+        if chunk.path_in_schema.startswith(PERSISTENT):
+            assert chunk.num_values == frames * 47
+
+
+def test_very_long_texts_are_written_whole(tmp_path, staging):
+    root = make_dataset(tmp_path / "data", [(400,)])
+    rows = [Row("user", f"{i} " * 60_000, "task_aug", 0.0) for i in range(12)]
+    rows.append(Row("assistant", "go", "subtask", 0.0))
+    staging.write(0, "plan", rows, key="k", facts={})
+    write(root, staging, {0: ("plan",)})
+    table = pq.ParquetFile(root / SHARD.format(c=0, f=0)).read(columns=[PERSISTENT]).column(0)
+    for frame in (0, 1, 199, 399):
+        assert sorted(r["content"] for r in table[frame].as_py()) == sorted(r.content for r in rows)
+
+
+def test_other_readers_read_what_is_written(root, staging):
+    import duckdb
+
+    write(root, staging, stage(staging, {0: 6, 1: 4}))
+    path = root / SHARD.format(c=0, f=0)
+    got = duckdb.sql(
+        "SELECT episode_index, len(language_persistent), language_persistent[1].content, "
+        f"language_events[1].tool_calls[1]->>'$.function.arguments.text' FROM '{path}' "
+        "ORDER BY episode_index, frame_index"
+    ).fetchall()
+    assert got[0] == (0, 6, "1. reach\n2. lift", 'I "begin".') and got[-1][:2] == (1, 6) and len(got) == 10
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -23,50 +23,67 @@ from tasks.language.styles import EVENTS, PERSISTENT, Column
 # text without it. The type is always written out, so that it never depends on what a shard happens to hold.
 JSON_TEXT = pa.json_()
 TEXT = pa.string()
-# How text is handed to the parquet writer: it takes dictionary indices as they are instead of hashing every frame's
-# copy of the same words. Files do not show it.
-CODED_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
 def _list_of(item: pa.DataType) -> pa.ListType:
     return pa.list_(pa.field("element", item))  # the name parquet prescribes, so that types read back are the same
 
 
-def _row_type(text: pa.DataType, column: Column) -> pa.StructType:
-    fields = [pa.field("role", text, nullable=False), pa.field("content", text), pa.field("style", text)]
+CALLS = _list_of(JSON_TEXT)
+
+
+def _row_type(column: Column) -> pa.StructType:
+    fields = [pa.field("role", TEXT, nullable=False), pa.field("content", TEXT), pa.field("style", TEXT)]
     if column == PERSISTENT:
         fields.append(pa.field("timestamp", pa.float32(), nullable=False))  # as the frames' own timestamps
-    return pa.struct([*fields, pa.field("camera", text), pa.field("tool_calls", _list_of(JSON_TEXT))])
+    return pa.struct([*fields, pa.field("camera", TEXT), pa.field("tool_calls", CALLS)])
 
 
-COLUMN_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(TEXT, c)) for c in (PERSISTENT, EVENTS)}
-CODED_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(CODED_TEXT, c)) for c in (PERSISTENT, EVENTS)}
+COLUMN_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(c)) for c in (PERSISTENT, EVENTS)}
 _encode_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
 TEXT_FIELDS = ("role", "content", "style", "camera")
 
 
 def sort_persistent(rows: Sequence[Row]) -> list[Row]:
     """Rows in stored order: time, style, role; staged order breaks ties."""
-    return sorted(rows, key=lambda r: (_f32(r.timestamp), r.style or "", r.role or ""))
+    times = np.array([r.timestamp for r in rows], dtype=np.float32).tolist()  # ties as they will be stored
+    keys = [(t, r.style or "", r.role or "") for t, r in zip(times, rows, strict=True)]
+    return [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
 
 
 def persistent_array(rows: Sequence[Row], frames: int) -> pa.ListArray:
-    """The same sorted rows on each of `frames` frames, of the coded type."""
-    values = _struct_array(sort_persistent(rows), PERSISTENT, times=frames)
-    return _lists(np.arange(frames + 1, dtype=np.int32) * len(rows), values, PERSISTENT)
+    """One episode's sorted rows, the same on each of its frames."""
+    return persistent_arrays([rows], [frames])
 
 
 def events_array(rows: Sequence[Row], timestamps: np.ndarray) -> pa.ListArray:
-    """Each row on the frame (float32 timestamps, ascending) whose timestamp it has, of the coded type.
+    """One episode's rows, each on its frame; RowError when a row's timestamp is no frame's."""
+    return events_arrays([rows], [timestamps])
+
+
+def persistent_arrays(episodes: Sequence[Sequence[Row]], frames: Sequence[int]) -> pa.ListArray:
+    """For each episode its sorted rows, the same on each of `frames[i]` frames; one episode after the other."""
+    counts = np.array([len(rows) for rows in episodes], dtype=np.int32)
+    firsts = np.cumsum(counts, dtype=np.int32) - counts
+    once = _struct_array([row for rows in episodes for row in sort_persistent(rows)], PERSISTENT)
+    at = [np.tile(np.arange(a, a + n, dtype=np.int32), f) for a, n, f in zip(firsts, counts, frames, strict=True)]
+    values = once.take(pa.array(np.concatenate([np.empty(0, np.int32), *at])))
+    return _lists(np.repeat(counts, frames), values, PERSISTENT)
+
+
+def events_arrays(episodes: Sequence[Sequence[Row]], timestamps: Sequence[np.ndarray]) -> pa.ListArray:
+    """Each row on the frame (float32 timestamps, ascending) whose timestamp it has; one episode after the other.
 
     Raises RowError when a row's timestamp is no frame's.
     """
-    at = frames_of([r.timestamp for r in rows], timestamps)
-    keys = [(f, r.style or "", r.role or "", r.camera or "") for f, r in zip(at, rows, strict=True)]
-    ordered = [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
-    offsets = np.zeros(len(timestamps) + 1, dtype=np.int32)
-    np.cumsum(np.bincount(np.asarray(at, dtype=np.int64), minlength=len(timestamps)), out=offsets[1:])
-    return _lists(offsets, _struct_array(ordered, EVENTS), EVENTS)
+    ordered: list[Row] = []
+    counts = []
+    for rows, of_frames in zip(episodes, timestamps, strict=True):
+        at = frames_of([r.timestamp for r in rows], of_frames)
+        keys = [(f, r.style or "", r.role or "", r.camera or "") for f, r in zip(at, rows, strict=True)]
+        ordered += [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
+        counts.append(np.bincount(np.asarray(at, dtype=np.int64), minlength=len(of_frames)))
+    return _lists(np.concatenate([np.empty(0, np.int64), *counts]), _struct_array(ordered, EVENTS), EVENTS)
 
 
 def frames_of(times: Sequence[float], timestamps: np.ndarray) -> list[int]:
@@ -109,55 +126,46 @@ def _f32(value: float) -> float:
     return float(np.float32(value))
 
 
-def _lists(offsets: np.ndarray, values: pa.StructArray, column: Column) -> pa.ListArray:
+def _lists(lengths: np.ndarray, values: pa.StructArray, column: Column) -> pa.ListArray:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
     return pa.Array.from_buffers(
-        CODED_TYPES[column], len(offsets) - 1, [None, pa.py_buffer(offsets)], null_count=0, children=[values]
+        COLUMN_TYPES[column], len(lengths), [None, pa.py_buffer(offsets)], null_count=0, children=[values]
     )
 
 
-def _struct_array(rows: Sequence[Row], column: Column, times: int = 1) -> pa.StructArray:
-    """The rows, `times` over."""
-    row_type = CODED_TYPES[column].value_type
-    children: list[pa.Array] = []
-    for field in row_type:
-        values = [getattr(row, field.name) for row in rows]
-        if field.name in TEXT_FIELDS:
-            if not field.nullable and None in values:
-                raise RowError(f"want a {field.name} on every row", "null", "name who speaks: user or assistant")
-            children.append(_coded(values, times))
-        elif field.name == "timestamp":
-            children.append(pa.array(np.tile(np.asarray(values, dtype=np.float32), times)))
-        else:
-            children.append(_tool_calls(values, times))
-    return pa.StructArray.from_arrays(children, fields=list(row_type))
-
-
-def _coded(values: list[str | None], times: int) -> pa.DictionaryArray:
-    """Text as indices into its distinct words. Repeating costs four bytes a value, whatever the text."""
-    words = {v: i for i, v in enumerate(dict.fromkeys(v for v in values if v is not None))}
-    if not words:
-        return pa.nulls(len(values) * times, CODED_TEXT)
+def _struct_array(rows: Sequence[Row], column: Column) -> pa.StructArray:
+    if any(row.role is None for row in rows):
+        raise RowError("want a role on every row", "null", "name who speaks: user or assistant")
     try:
-        dictionary = pa.array(list(words), TEXT)
+        children = [
+            pa.array([row.role for row in rows], TEXT),
+            pa.array([row.content for row in rows], TEXT),
+            pa.array([row.style for row in rows], TEXT),
+            pa.array([row.camera for row in rows], TEXT),
+            _tool_calls([row.tool_calls for row in rows]),
+        ]
     except (pa.ArrowException, TypeError, UnicodeError) as err:
         raise RowError("want text in role, content, style and camera", str(err)) from err
-    indices = np.tile(np.asarray([words.get(v, 0) for v in values], dtype=np.int32), times)
-    mask = np.tile(np.asarray([v is None for v in values]), times) if None in values else None
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=mask), dictionary, safe=False)
+    if column == PERSISTENT:
+        children.insert(3, pa.array(np.array([row.timestamp for row in rows], dtype=np.float32)))
+    return pa.StructArray.from_arrays(children, fields=list(COLUMN_TYPES[column].value_type))
 
 
-def _tool_calls(calls: list[list[dict[str, Any]] | None], times: int) -> pa.ListArray:
+def _tool_calls(calls: list[list[dict[str, Any]] | None]) -> pa.ListArray:
     if not any(calls):  # most episodes' persistent rows; an empty list means no call as well
-        return pa.nulls(len(calls) * times, _list_of(JSON_TEXT))
-    texts = [call_text(call) for of_row in calls for call in of_row or []]
-    offsets = np.cumsum([0, *(len(c or []) for c in calls)], dtype=np.int32)
-    once = pa.ListArray.from_arrays(
-        pa.array(offsets),
-        pa.ExtensionArray.from_storage(JSON_TEXT, pa.array(texts, TEXT)),  # no direct conversion exists
-        type=_list_of(JSON_TEXT),
+        return pa.nulls(len(calls), CALLS)
+    offsets, texts = [0], []
+    for of_row in calls:
+        texts += map(call_text, of_row or ())
+        offsets.append(len(texts))
+    storage = pa.array(texts, TEXT)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()),
+        pa.ExtensionArray.from_storage(JSON_TEXT, storage),  # no direct conversion exists
+        type=CALLS,
         mask=pa.array([not c for c in calls], pa.bool_()),
     )
-    return once if times == 1 else once.take(pa.array(np.tile(np.arange(len(calls)), times)))
 
 
 def call_text(call: Any) -> str:

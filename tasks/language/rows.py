@@ -11,6 +11,7 @@ from tasks.errors import RowError
 from tasks.language.styles import check_camera, style
 
 Json = Any
+FIELDS = frozenset({"role", "content", "style", "timestamp", "camera", "tool_calls"})
 
 
 def say(text: str) -> list[dict[str, Json]]:
@@ -37,7 +38,9 @@ class Row:
     @classmethod
     def from_json(cls, line: dict[str, Json]) -> Row:
         """A row from a staged object; absent keys are null."""
-        return cls(*(line.get(k) for k in ("role", "content", "style", "timestamp", "camera", "tool_calls")))  # type: ignore[arg-type]
+        row = cls.__new__(cls)  # past the __init__ of a frozen class: there are hundreds of thousands of rows
+        row.__dict__.update(line if line.keys() == FIELDS else {k: line.get(k) for k in FIELDS})
+        return row
 
     def to_json(self) -> str:
         """One staged line: keys sorted, non-ASCII kept."""

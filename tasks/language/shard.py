@@ -1,12 +1,10 @@
-"""One data shard with new language columns, read and encoded one episode (which is one row group) at a time."""
+"""A data shard as it is read to be written again: its episodes, what passes through, and the rows it has."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -14,26 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.dataset.files import sync_file
 from tasks.dataset.shards import group_starts, open_parquet, unreadable
 from tasks.errors import DatasetError
-from tasks.language.arrow import (
-    CODED_TYPES,
-    COLUMN_TYPES,
-    events_array,
-    persistent_array,
-    rows_of_events,
-    rows_of_frame,
-)
+from tasks.language.arrow import COLUMN_TYPES, TEXT_FIELDS, rows_of_events, rows_of_frame
 from tasks.language.info import shard_metadata
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, PERSISTENT
 
 LANGUAGE_COLUMNS = (PERSISTENT, EVENTS)
 TOOLS_COLUMN, SUBTASK_COLUMN = "tools", "subtask_index"
-PACKED_BATCH_BYTES = 16 << 20  # read at once from a shard whose row groups are not episodes
-PACKED_BATCH_ROWS_MAX = 8192
-READ_BUFFER_BYTES = WRITE_BUFFER_BYTES = 1 << 20
+BATCH_BYTES = 16 << 20  # of a shard, held at once by one worker; an episode is never cut
+BATCH_ROWS_MAX = 4096
+BATCH_EPISODES_MAX = 32
+READ_BUFFER_BYTES = 1 << 20
 
 
 class RowSource(Protocol):
@@ -70,10 +61,47 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class _Episode:
-    kept: pa.Table
-    persistent: list[Row]
-    events: list[Row]
+class Batch:
+    """Consecutive episodes of a shard, with their rows where the shard had to be read in one stream."""
+
+    shard: Shard
+    group: int  # position of the first of them
+    runs: Sequence[Run]
+    columns: Sequence[str]
+    tables: Sequence[pa.Table] | None
+
+    def episodes(self, rows_for: RowSource) -> Iterator[tuple[pa.Table, list[Row], list[Row]]]:
+        """The columns asked for and the final rows of each episode."""
+        try:
+            for run, (table, first) in zip(self.runs, self._read(), strict=True):
+                old = rows_of_frame(first[0]) if first is not None and len(first) else []
+                has_events = EVENTS in table.column_names
+                events = rows_of_events(table.column(EVENTS), _timestamps(table)) if has_events else []
+                yield table, *rows_for(run.episode, old, events)
+        except (pa.ArrowException, OSError) as err:
+            raise unreadable(self.shard.path, err) from err
+
+    def _read(self) -> Iterator[tuple[pa.Table, pa.Array | pa.ChunkedArray | None]]:
+        if self.tables is None:
+            yield from self._read_groups()
+            return
+        for table in self.tables:
+            yield table, table.column(PERSISTENT) if PERSISTENT in table.column_names else None
+
+    def _read_groups(self) -> Iterator[tuple[pa.Table, pa.Array | None]]:
+        """Of the persistent list, the same on each frame, only the first one is decoded."""
+        file = open_parquet(self.shard.path)
+        names = file.schema_arrow.names
+        columns = [*self.columns, *(c for c in (EVENTS,) if c in names)]
+        groups = range(self.group, self.group + len(self.runs))
+        tables = file.read_row_groups(list(groups), columns=columns, use_threads=False)
+        for group, run in zip(groups, self.runs, strict=True):
+            first = None
+            if PERSISTENT in names:
+                first = next(file.iter_batches(1, row_groups=[group], columns=[PERSISTENT], use_threads=False)).column(
+                    0
+                )
+            yield tables.slice(run.start - self.runs[0].start, run.frames), first
 
 
 def read_shard(path: Path, *, drop_subtask_index: bool) -> Shard:
@@ -113,93 +141,40 @@ def _runs(file: pq.ParquetFile, path: Path) -> tuple[Run, ...]:
     return runs
 
 
-def encode(shard: Shard, runs: Sequence[Run], out: Path, rows_for: RowSource) -> None:
-    """Write those consecutive episodes of a shard to `out`, one row group each, and onto the disk."""
-    coded = [shard.schema.field(n) for n in shard.kept] + [pa.field(c, CODED_TYPES[c]) for c in LANGUAGE_COLUMNS]
-    schema = pa.schema(coded)
-    with _writer(out, shard, schema) as writer:
-        for run, old in zip(runs, _episodes(shard, runs), strict=True):
-            persistent, events = rows_for(run.episode, old.persistent, old.events)
-            columns = [
-                *old.kept.columns,
-                persistent_array(persistent, run.frames),
-                events_array(events, _timestamps(old.kept)),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=run.frames)
-    sync_file(out)
-
-
-@contextmanager
-def _writer(out: Path, shard: Shard, coded: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer of coded columns whose file says that they are plain text."""
-    sink = pa.BufferedOutputStream(pa.OSFile(str(out), "wb"), WRITE_BUFFER_BYTES)
-    writer = pq.ParquetWriter(
-        sink,
-        coded,
-        compression="snappy",
-        use_dictionary=True,
-        write_statistics=_leaves(shard),  # of no use on language columns, and they cost a pass over every frame
-        store_schema=False,
-    )
+def batches(shard: Shard, columns: Sequence[str]) -> Iterator[Batch]:
+    """The shard's episodes in order, some at a time. Of a shard in row groups, nothing is read yet."""
     try:
-        plain = base64.b64encode(shard.schema.serialize().to_pybytes())
-        writer.add_key_value_metadata({**(shard.schema.metadata or {}), b"ARROW:schema": plain})
-        yield writer
-        writer.close()
-        sink.close()
-    except BaseException:
-        writer.is_open = False  # or it tries to write a footer when it is collected
-        with suppress(OSError):
-            sink.close()
-        raise
+        leaves = text_leaves(shard.path)
+        file = pq.ParquetFile(shard.path, buffer_size=READ_BUFFER_BYTES, read_dictionary=leaves)
+        limit = batch_rows(file)
+        has = [c for c in LANGUAGE_COLUMNS if c in file.schema_arrow.names]
+        cut = None if shard.aligned else cut_runs(file, shard.runs, [*columns, *has])
+        at = 0
+        for runs in _grouped(shard.runs, limit):
+            yield Batch(shard, at, runs, columns, None if cut is None else list(islice(cut, len(runs))))
+            at += len(runs)
+    except (pa.ArrowException, OSError) as err:
+        raise unreadable(shard.path, err) from err
 
 
-def _leaves(shard: Shard) -> list[str]:
-    """Parquet's names of the kept columns' innermost parts."""
-    sink = pa.BufferOutputStream()
-    pq.ParquetWriter(sink, pa.schema([shard.schema.field(n) for n in shard.kept])).close()
-    schema = pq.ParquetFile(sink.getvalue()).schema
-    return [schema.column(i).path for i in range(len(schema))]
+def _grouped(runs: Sequence[Run], rows_max: int) -> Iterator[list[Run]]:
+    group: list[Run] = []
+    for run in runs:
+        if group and (run.stop - group[0].start > rows_max or len(group) == BATCH_EPISODES_MAX):
+            yield group
+            group = []
+        group.append(run)
+    if group:
+        yield group
 
 
 def _timestamps(table: pa.Table) -> np.ndarray:
     return table.column("timestamp").to_numpy().astype(np.float32)
 
 
-def _episodes(shard: Shard, runs: Sequence[Run]) -> Iterator[_Episode]:
-    try:
-        yield from (_aligned if shard.aligned else _packed)(shard, runs)
-    except (pa.ArrowException, OSError) as err:
-        raise unreadable(shard.path, err) from err
-
-
-def _aligned(shard: Shard, runs: Sequence[Run]) -> Iterator[_Episode]:
-    """Episodes of a shard with one row group each: the persistent list is decoded for the first frame only."""
-    file = open_parquet(shard.path)
-    group_of = {run.start: i for i, run in enumerate(shard.runs)}
-    has = [c for c in LANGUAGE_COLUMNS if c in file.schema_arrow.names]
-    for run in runs:
-        group = group_of[run.start]
-        wanted = [*shard.kept, *(c for c in has if c == EVENTS)]
-        table = file.read_row_group(group, columns=wanted, use_threads=False)
-        first = None
-        if PERSISTENT in has:
-            batches = file.iter_batches(1, row_groups=[group], columns=[PERSISTENT], use_threads=False)
-            first = next(batches).column(0)
-        yield _episode(shard, table, first)
-
-
-def _packed(shard: Shard, runs: Sequence[Run]) -> Iterator[_Episode]:
-    """Episodes of a shard whose row groups are something else."""
-    file = pq.ParquetFile(shard.path, buffer_size=READ_BUFFER_BYTES)
-    wanted = [*shard.kept, *(c for c in LANGUAGE_COLUMNS if c in file.schema_arrow.names)]
-    for table in cut_runs(file, runs, wanted):
-        yield _episode(shard, table, table.column(PERSISTENT) if PERSISTENT in table.column_names else None)
-
-
 def cut_runs(file: pq.ParquetFile, runs: Sequence[Run], columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of each of a file's runs (all of them, in order), cut out of a stream of batches."""
-    batches = file.iter_batches(_batch_rows(file), columns=list(columns), use_threads=False)
+    batches = file.iter_batches(batch_rows(file), columns=list(columns), use_threads=False)
     ready: list[pa.RecordBatch] = []
     rows = at = 0  # rows in `ready`, and the first of them
     for run in runs:
@@ -212,13 +187,15 @@ def cut_runs(file: pq.ParquetFile, runs: Sequence[Run], columns: Sequence[str]) 
         yield table.slice(0, run.frames)
 
 
-def _batch_rows(file: pq.ParquetFile) -> int:
+def text_leaves(path: Path) -> list[str]:
+    """Parquet's names of the language columns' texts. Read as dictionary indices they cost a third."""
+    schema = pq.ParquetFile(path).schema
+    leaves = [schema.column(i).path for i in range(len(schema))]
+    return [p for p in leaves if p.split(".")[0] in LANGUAGE_COLUMNS and p.split(".")[-1] in TEXT_FIELDS]
+
+
+def batch_rows(file: pq.ParquetFile) -> int:
+    """How many frames to hold at once."""
     meta = file.metadata
     size_bytes = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-    return int(np.clip(PACKED_BATCH_BYTES * meta.num_rows // max(size_bytes, 1), 1, PACKED_BATCH_ROWS_MAX))
-
-
-def _episode(shard: Shard, table: pa.Table, first: pa.Array | pa.ChunkedArray | None) -> _Episode:
-    persistent = rows_of_frame(first[0]) if first is not None and len(first) else []
-    events = rows_of_events(table.column(EVENTS), _timestamps(table)) if EVENTS in table.column_names else []
-    return _Episode(table.select(list(shard.kept)), persistent, events)
+    return int(np.clip(BATCH_BYTES * meta.num_rows // max(size_bytes, 1), 1, BATCH_ROWS_MAX))

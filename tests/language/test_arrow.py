@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from tasks.errors import RowError
 from tasks.language.arrow import (
-    CODED_TYPES,
     COLUMN_TYPES,
     events_array,
     persistent_array,
@@ -60,8 +59,8 @@ def test_types_are_written_out_as_the_columns_are_specified():
 
 @pytest.mark.parametrize("rows", [[], [Row("user", "a", "task_aug", 0.0)]])
 def test_arrays_have_the_same_type_whatever_they_hold(rows):
-    assert persistent_array(rows, 3).type == CODED_TYPES[PERSISTENT]
-    assert events_array(rows, TIMES).type == CODED_TYPES[EVENTS]
+    assert persistent_array(rows, 3).type == COLUMN_TYPES[PERSISTENT]
+    assert events_array(rows, TIMES).type == COLUMN_TYPES[EVENTS]
 
 
 @settings(max_examples=60, deadline=None)

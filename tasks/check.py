@@ -116,7 +116,7 @@ def _check_episode(episode: int, table: pa.Table, sizes: Mapping[str, tuple[int,
         persistent = rows_of_frame(column[0])
     if EVENTS in table.column_names:
         events = rows_of_events(table.column(EVENTS), timestamps)
-    at = frames_of([r.timestamp for r in events], timestamps)
+    at = frames_of([r.timestamp for r in events], timestamps).tolist()
     report.extend(check_rows(episode, persistent, events, at, timestamps, sizes))
     return len(persistent) + len(events)
 

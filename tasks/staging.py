@@ -105,13 +105,13 @@ class Staging:
         except FileNotFoundError:
             return []
         except UnicodeDecodeError as err:
-            raise _unreadable(path, err) from err
+            raise unreadable(path, err) from err
         lines = [line for line in text.split("\n") if line.strip()]  # not splitlines: U+2028 may stand inside a string
         try:
             objects = _objects(lines)
             return [Row.from_json(o) for o in objects]
         except (ValueError, AttributeError) as err:
-            raise _unreadable(path, err) from err
+            raise unreadable(path, err) from err
 
     def discard(self, episode_index: int, module: str) -> None:
         """Forget a staged file."""
@@ -134,5 +134,6 @@ def _objects(lines: list[str]) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-def _unreadable(path: Path, err: Exception) -> StagingError:
+def unreadable(path: Path, err: Exception) -> StagingError:
+    """The error for a staged file that holds something else than JSON lines."""
     return StagingError(f"want JSON lines in {path}", str(err), "delete the file; the next run makes it again")

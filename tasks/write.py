@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -21,12 +20,14 @@ import pyarrow.parquet as pq
 from tasks.dataset.commit import Transaction, begin
 from tasks.dataset.layout import Dataset
 from tasks.dataset.row_groups import RowGroupFile
-from tasks.errors import CommitError, DatasetError, RowError, StagingError
+from tasks.errors import CommitError, DatasetError
+from tasks.language.arrow import row_table
 from tasks.language.encode import Encoded, Encoder
 from tasks.language.info import merge_info_text
 from tasks.language.rows import Row
 from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, read_shard
-from tasks.language.styles import MODULE_STYLES, MODULES, PERSISTENT, column_for_style
+from tasks.language.staged import read_staged, staged_files
+from tasks.language.styles import MODULE_STYLES
 from tasks.staging import Staging
 
 log = logging.getLogger(__name__)
@@ -58,42 +59,27 @@ class _Rows:
     event_rows: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, episode: int, persistent: list[Row], events: list[Row]) -> tuple[list[Row], list[Row]]:
-        modules = [m for m in MODULES if m in self.modules.get(episode, ())]
-        if not modules:
-            return persistent, events
-        states, moments = [], []
-        for module in modules:
-            for row in staged_rows(self.staging, episode, module):
-                (states if column_for_style(row.style) == PERSISTENT else moments).append(row)
+    def __call__(
+        self, episodes: Sequence[int], persistent: Sequence[list[Row]], events: Sequence[list[Row]]
+    ) -> tuple[pa.Table, pa.Table]:
+        modules = [self.modules.get(e, ()) for e in episodes]
+        states, moments = read_staged(staged_files(self.staging, episodes, modules))
         with self._lock:
             self.persistent_rows += len(states)
             self.event_rows += len(moments)
-        replaced = {style for m in modules for style in MODULE_STYLES[m]}
-        return _others(persistent, replaced) + states, _others(events, replaced) + moments
+        return (
+            pa.concat_tables([_others(persistent, modules), states]),
+            pa.concat_tables([_others(events, modules), moments]),
+        )
 
 
-def _others(rows: list[Row], replaced: set[str | None]) -> list[Row]:
-    return [r for r in rows if r.style not in replaced]
-
-
-def staged_rows(staging: Staging, episode: int, module: str) -> list[Row]:
-    """A module's staged rows, each checked; RowError names the line, StagingError a file that is not there."""
-    path = staging.path(episode, module)
-    rows = staging.rows(episode, module)
-    if not rows and not path.exists():
-        raise StagingError(f"want staged rows of {module} for episode {episode}", f"no {path}", "run that phase again")
-    own = MODULE_STYLES[module]
-    for line, row in enumerate(rows, 1):
-        try:
-            row.check()
-            if row.style not in own:
-                raise RowError(
-                    f"want rows that {module} makes", f"style {row.style!r}", "stage it under its own module"
-                )
-        except RowError as err:
-            raise RowError(err.wanted, f"{err.got} (line {line} of {path})", err.remedy) from err
-    return rows
+def _others(episodes: Sequence[list[Row]], modules: Sequence[Sequence[str]]) -> pa.Table:
+    """The rows that none of the modules makes."""
+    kept = []
+    for i, (rows, replacing) in enumerate(zip(episodes, modules, strict=True)):
+        replaced = {style for m in replacing for style in MODULE_STYLES[m]}
+        kept += [(i, n, row) for n, row in enumerate(rows) if row.style not in replaced]
+    return row_table(kept)
 
 
 def write_dataset(
@@ -151,7 +137,7 @@ def _check_episodes(shards: Sequence[Shard], modules: Mapping[int, Sequence[str]
 def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path, rows: _Rows) -> None:
     """Encode episodes on several threads and put them into their shards in order; few are held at a time."""
     workers = min(WORKERS_MAX, os.cpu_count() or 1)
-    with _no_collection(), ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
         try:
             waiting: deque[tuple[RowGroupFile, Future[list[Encoded]]]] = deque()
             for shard in shards:
@@ -165,18 +151,6 @@ def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path,
                         _add(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Rows are many and hold no cycles: looking for cycles among them is a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ A column chunk is a dictionary page and data pages, and these hold no positions.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.dataset.files import sync_file
-from tasks.dataset.footer import Footer, StoredChunk
+from tasks.dataset.footer import StoredChunk, stored_groups, with_groups
 from tasks.dataset.thrift import (
     BINARY,
     I32,
@@ -127,13 +128,18 @@ class ChunkReader:
             end = file.seek(-TAIL_BYTES, os.SEEK_END)
             size = int.from_bytes(file.read(4), "little")
             file.seek(end - size)
-            groups = Footer(file.read(size)).groups
+            self._coming = stored_groups(file.read(size))
         self._path = path
-        self._groups = [[group[i] for i in columns] for group in groups]
-        self.self_contained = not any(chunk.elsewhere for group in self._groups for chunk in group)
+        self._columns = columns
+        self._groups: list[list[StoredChunk]] = []  # those taken out of the footer so far
+        self._lock = threading.Lock()
 
     def read(self, group: int, count: int) -> list[list[CopiedChunk]]:
         """The chunks of some consecutive row groups."""
+        with self._lock:
+            while len(self._groups) < group + count:
+                stored = next(self._coming)
+                self._groups.append([stored[i] for i in self._columns])
         chosen = self._groups[group : group + count]
         first = min(c.start for columns in chosen for c in columns)
         last = max(c.start + c.packed_bytes for columns in chosen for c in columns)
@@ -154,7 +160,7 @@ def _copied(chunk: StoredChunk, data: memoryview, first: int) -> CopiedChunk:
 def copied_chunks(file: pa.Buffer) -> list[list[CopiedChunk]]:
     """The column chunks of each row group of a parquet file in memory."""
     view = memoryview(file)
-    return [[_copied(c, view, 0) for c in group] for group in Footer(_footer_bytes(view)).groups]
+    return [[_copied(c, view, 0) for c in group] for group in stored_groups(_footer_bytes(view))]
 
 
 def bare_chunks(file: pa.Buffer) -> list[list[BareChunk]]:
@@ -184,7 +190,7 @@ class RowGroupFile:
 
     def __init__(self, path: Path, empty: pa.Buffer) -> None:
         self.path = path
-        self._footer = Footer(_footer_bytes(memoryview(empty)))
+        self._footer = _footer_bytes(memoryview(empty))
         self._groups: list[bytes] = []
         self._rows = 0
         self._file = path.open("xb")
@@ -212,7 +218,7 @@ class RowGroupFile:
 
     def close(self) -> None:
         """Write the footer and wait until all is on the disk."""
-        tail = self._footer.with_groups(self._groups, self._rows)
+        tail = with_groups(self._footer, self._groups, self._rows)
         self._file.write(tail + len(tail).to_bytes(4, "little") + MAGIC)
         self._file.close()
         sync_file(self.path)

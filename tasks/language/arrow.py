@@ -1,13 +1,13 @@
-"""The two language columns in Arrow: their exact types, arrays made from rows, and rows read back from any older type.
+"""The two language columns in Arrow: their exact types, arrays made from rows, rows read back from any older type.
 
-Rows become arrays once per episode. Frames share them: the list that stands on every frame is one `take` over those
-few rows, so that no Python object exists per frame.
+Frames share rows: the list that stands on every frame is one `take` over those few rows. No Python object exists per
+frame, and none per row either where rows come as a table already.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,64 +42,116 @@ def _row_type(column: Column) -> pa.StructType:
 COLUMN_TYPES: dict[Column, pa.ListType] = {c: _list_of(_row_type(c)) for c in (PERSISTENT, EVENTS)}
 _encode_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
 TEXT_FIELDS = ("role", "content", "style", "camera")
+ROW_TABLE = pa.schema(
+    [
+        ("episode", pa.int32()),  # position among the episodes at hand
+        ("order", pa.int64()),  # breaks ties between rows of one time, style and role
+        *((name, TEXT) for name in TEXT_FIELDS),
+        ("timestamp", pa.float64()),
+        ("tool_calls", pa.list_(TEXT)),  # JSON texts
+    ]
+)
+_EMPTY_TEXT = pa.scalar("", TEXT)
 
 
-def sort_persistent(rows: Sequence[Row]) -> list[Row]:
-    """Rows in stored order: time, style, role; staged order breaks ties."""
-    times = np.array([r.timestamp for r in rows], dtype=np.float32).tolist()  # ties as they will be stored
-    keys = [(t, r.style or "", r.role or "") for t, r in zip(times, rows, strict=True)]
-    return [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
+def row_table(rows: Iterable[tuple[int, int, Row]]) -> pa.Table:
+    """The table of rows given as (episode, order, row). Raises RowError where a field has no text."""
+    episodes, orders, given = zip(*rows, strict=True) if (rows := list(rows)) else ((), (), ())
+    try:
+        columns = [
+            pa.array(episodes, pa.int32()),
+            pa.array(orders, pa.int64()),
+            *(pa.array([getattr(r, name) for r in given], TEXT) for name in TEXT_FIELDS),
+            pa.array([r.timestamp for r in given], pa.float64()),
+            pa.array([[call_text(c) for c in r.tool_calls] if r.tool_calls else None for r in given], pa.list_(TEXT)),
+        ]
+    except (pa.ArrowException, TypeError, UnicodeError) as err:
+        raise RowError("want text in role, content, style and camera, and a number as timestamp", str(err)) from err
+    return pa.Table.from_arrays(columns, schema=ROW_TABLE)
 
 
 def persistent_array(rows: Sequence[Row], frames: int) -> pa.ListArray:
-    """One episode's sorted rows, the same on each of its frames."""
-    return persistent_arrays([rows], [frames])
+    """One episode's rows, sorted, the same on each of its frames."""
+    return persistent_lists(row_table((0, i, r) for i, r in enumerate(rows)), 1, [(0, frames)])
 
 
 def events_array(rows: Sequence[Row], timestamps: np.ndarray) -> pa.ListArray:
     """One episode's rows, each on its frame; RowError when a row's timestamp is no frame's."""
-    return events_arrays([rows], [timestamps])
+    return event_lists(row_table((0, i, r) for i, r in enumerate(rows)), [timestamps])
 
 
-def persistent_arrays(episodes: Sequence[Sequence[Row]], frames: Sequence[int]) -> pa.ListArray:
-    """For each episode its sorted rows, the same on each of `frames[i]` frames; one episode after the other."""
-    counts = np.array([len(rows) for rows in episodes], dtype=np.int32)
-    firsts = np.cumsum(counts, dtype=np.int32) - counts
-    once = _struct_array([row for rows in episodes for row in sort_persistent(rows)], PERSISTENT)
-    at = [np.tile(np.arange(a, a + n, dtype=np.int32), f) for a, n, f in zip(firsts, counts, frames, strict=True)]
-    values = once.take(pa.array(np.concatenate([np.empty(0, np.int32), *at])))
-    return _lists(np.repeat(counts, frames), values, PERSISTENT)
+def persistent_lists(table: pa.Table, episodes: int, pieces: Sequence[tuple[int, int]]) -> pa.ListArray:
+    """For each piece (episode, frames) the sorted rows of that episode, the same on each of so many frames."""
+    time = table.column("timestamp").cast(pa.float32(), safe=False)  # ties are those of the stored values
+    table = table.set_column(table.column_names.index("timestamp"), "timestamp", time)
+    table = _sorted(table, {"episode": table.column("episode"), "timestamp": time}, ("style", "role"))
+    counts = np.bincount(table.column("episode").to_numpy(), minlength=episodes)
+    firsts = np.cumsum(counts) - counts
+    at = [np.tile(np.arange(firsts[e], firsts[e] + counts[e]), frames) for e, frames in pieces]
+    values = _struct_array(table, PERSISTENT).take(pa.array(np.concatenate([np.empty(0, np.int64), *at])))
+    return _lists(np.repeat([counts[e] for e, _ in pieces], [frames for _, frames in pieces]), values, PERSISTENT)
 
 
-def events_arrays(episodes: Sequence[Sequence[Row]], timestamps: Sequence[np.ndarray]) -> pa.ListArray:
+def event_lists(table: pa.Table, timestamps: Sequence[np.ndarray]) -> pa.ListArray:
     """Each row on the frame (float32 timestamps, ascending) whose timestamp it has; one episode after the other.
 
     Raises RowError when a row's timestamp is no frame's.
     """
-    ordered: list[Row] = []
-    counts = []
-    for rows, of_frames in zip(episodes, timestamps, strict=True):
-        at = frames_of([r.timestamp for r in rows], of_frames)
-        keys = [(f, r.style or "", r.role or "", r.camera or "") for f, r in zip(at, rows, strict=True)]
-        ordered += [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
-        counts.append(np.bincount(np.asarray(at, dtype=np.int64), minlength=len(of_frames)))
-    return _lists(np.concatenate([np.empty(0, np.int64), *counts]), _struct_array(ordered, EVENTS), EVENTS)
+    episode, times = table.column("episode").to_numpy(), table.column("timestamp").to_numpy()
+    starts = np.cumsum([0, *map(len, timestamps)])
+    frame = np.zeros(len(table), dtype=np.int64)
+    for i, of_frames in enumerate(timestamps):
+        mine = np.flatnonzero(episode == i)
+        frame[mine] = starts[i] + frames_of(times[mine], of_frames)
+    table = _sorted(table, {"frame": pa.array(frame)}, ("style", "role", "camera"))
+    return _lists(np.bincount(frame, minlength=starts[-1]), _struct_array(table, EVENTS), EVENTS)
 
 
-def frames_of(times: Sequence[float], timestamps: np.ndarray) -> list[int]:
-    """Index of the frame that has exactly each time; RowError when none has."""
-    if not times:
-        return []
+def _sorted(table: pa.Table, first: Mapping[str, pa.Array | pa.ChunkedArray], texts: Sequence[str]) -> pa.Table:
+    """Rows by those keys, then by texts, null as the empty one, then by `order`."""
+    keys = {**first, **{name: pc.fill_null(table.column(name), _EMPTY_TEXT) for name in texts}}
+    keys["order"] = table.column("order")
+    return table.take(pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]))
+
+
+def _lists(lengths: np.ndarray, values: pa.StructArray, column: Column) -> pa.ListArray:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.Array.from_buffers(
+        COLUMN_TYPES[column], len(lengths), [None, pa.py_buffer(offsets)], null_count=0, children=[values]
+    )
+
+
+def _struct_array(table: pa.Table, column: Column) -> pa.StructArray:
+    if table.column("role").null_count:
+        raise RowError("want a role on every row", "null", "name who speaks: user or assistant")
+    row_type = COLUMN_TYPES[column].value_type
+    arrays = {f.name: table.column(f.name).combine_chunks() for f in row_type}
+    arrays["tool_calls"] = _calls(arrays["tool_calls"])
+    return pa.StructArray.from_arrays(list(arrays.values()), fields=list(row_type))
+
+
+def _calls(texts: pa.ListArray) -> pa.ListArray:
+    """JSON texts as Arrow's JSON type; no direct conversion exists."""
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), CALLS)
+    return pa.ListArray.from_arrays(
+        texts.offsets, pa.ExtensionArray.from_storage(JSON_TEXT, texts.values), type=CALLS, mask=texts.is_null()
+    )
+
+
+def frames_of(times: Sequence[float] | np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+    """Index of the frame (float32 timestamps, ascending) that has exactly each time; RowError when none has."""
     wanted = np.asarray(times, dtype=np.float32)
     at = np.minimum(np.searchsorted(timestamps, wanted), len(timestamps) - 1)
     missed = np.flatnonzero(timestamps[at] != wanted)
     if len(missed):
         raise RowError(
             "want every event on the exact timestamp of a frame",
-            f"{len(missed)} between frames, the first at {times[int(missed[0])]!r} s",
+            f"{len(missed)} between frames, the first at {float(times[int(missed[0])])!r} s",
             "copy the frame's own timestamp (Episode.snap), do not compute it",
         )
-    return at.tolist()
+    return at
 
 
 def rows_of_frame(cell: pa.ListScalar, timestamp: float | None = None) -> list[Row]:
@@ -124,48 +176,6 @@ def _lengths(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def _f32(value: float) -> float:
     return float(np.float32(value))
-
-
-def _lists(lengths: np.ndarray, values: pa.StructArray, column: Column) -> pa.ListArray:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.Array.from_buffers(
-        COLUMN_TYPES[column], len(lengths), [None, pa.py_buffer(offsets)], null_count=0, children=[values]
-    )
-
-
-def _struct_array(rows: Sequence[Row], column: Column) -> pa.StructArray:
-    if any(row.role is None for row in rows):
-        raise RowError("want a role on every row", "null", "name who speaks: user or assistant")
-    try:
-        children = [
-            pa.array([row.role for row in rows], TEXT),
-            pa.array([row.content for row in rows], TEXT),
-            pa.array([row.style for row in rows], TEXT),
-            pa.array([row.camera for row in rows], TEXT),
-            _tool_calls([row.tool_calls for row in rows]),
-        ]
-    except (pa.ArrowException, TypeError, UnicodeError) as err:
-        raise RowError("want text in role, content, style and camera", str(err)) from err
-    if column == PERSISTENT:
-        children.insert(3, pa.array(np.array([row.timestamp for row in rows], dtype=np.float32)))
-    return pa.StructArray.from_arrays(children, fields=list(COLUMN_TYPES[column].value_type))
-
-
-def _tool_calls(calls: list[list[dict[str, Any]] | None]) -> pa.ListArray:
-    if not any(calls):  # most episodes' persistent rows; an empty list means no call as well
-        return pa.nulls(len(calls), CALLS)
-    offsets, texts = [0], []
-    for of_row in calls:
-        texts += map(call_text, of_row or ())
-        offsets.append(len(texts))
-    storage = pa.array(texts, TEXT)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()),
-        pa.ExtensionArray.from_storage(JSON_TEXT, storage),  # no direct conversion exists
-        type=CALLS,
-        mask=pa.array([not c for c in calls], pa.bool_()),
-    )
 
 
 def call_text(call: Any) -> str:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.dataset.row_groups import Chunk, ChunkReader, bare_chunks, copied_chunks
-from tasks.language.arrow import events_arrays, persistent_arrays
-from tasks.language.rows import Row
-from tasks.language.shard import LANGUAGE_COLUMNS, Batch, RowSource, Shard
+from tasks.language.arrow import event_lists, persistent_lists
+from tasks.language.shard import LANGUAGE_COLUMNS, Batch, RowSource, Shard, timestamps_of
 from tasks.language.styles import EVENTS, PERSISTENT
 
 PAGES_PER_CHUNK = 16  # about: equal data pages of a long episode's persistent list
@@ -47,19 +47,15 @@ class Encoder:
 
     def encode(self, batch: Batch, rows_for: RowSource) -> list[Encoded]:
         """Row groups of a batch of episodes."""
-        tables, states, moments = [], [], []
-        for table, persistent, events in batch.episodes(rows_for):
-            tables.append(table)
-            states.append(persistent)
-            moments.append(events)
+        tables, persistent, events = zip(*batch.read(), strict=True)
         frames = [len(t) for t in tables]
+        states, moments = rows_for([run.episode for run in batch.runs], persistent, events)
         kept = self._copied.read(batch.group, len(frames)) if self._copied else self._encode_kept(tables)
-        timestamps = [t.column("timestamp").to_numpy().astype(np.float32) for t in tables]
-        events = bare_chunks(_encode(EVENTS, events_arrays(moments, timestamps), frames))
-        lists = _encode_lists(states, frames)
+        lists = _encode_states(states, frames)
+        changing = bare_chunks(_encode(EVENTS, event_lists(moments, [timestamps_of(t) for t in tables]), frames))
         return [
             Encoded([*others, *same, *here], n)
-            for others, same, here, n in zip(kept, lists, events, frames, strict=True)
+            for others, same, here, n in zip(kept, lists, changing, frames, strict=True)
         ]
 
     def _encode_kept(self, tables: Sequence[pa.Table]) -> list[list[Chunk]]:
@@ -81,8 +77,7 @@ def _copied_chunks(shard: Shard, new: pq.ParquetSchema) -> ChunkReader | None:
     group = file.metadata.row_group(0)
     if any(group.column(i).compression != COMPRESSION for i in leaves):
         return None
-    reader = ChunkReader(shard.path, leaves)
-    return reader if reader.self_contained else None
+    return ChunkReader(shard.path, leaves)
 
 
 def _root(path: str, names: Sequence[str]) -> str:
@@ -90,11 +85,11 @@ def _root(path: str, names: Sequence[str]) -> str:
     return max((n for n in names if path == n or path.startswith(n + ".")), key=len)
 
 
-def _encode_lists(episodes: Sequence[Sequence[Row]], frames: Sequence[int]) -> Iterator[list[Chunk]]:
+def _encode_states(states: pa.Table, frames: Sequence[int]) -> Iterator[list[Chunk]]:
     """Each episode's persistent list on all of its frames."""
-    pages = [_page(n, rows) for n, rows in zip(frames, episodes, strict=True)]
-    pieces = [(rows, n) for rows, page in zip(episodes, pages, strict=True) for n in page if n]
-    array = persistent_arrays([rows for rows, _ in pieces], [n for _, n in pieces])
+    pages = [_page(*sizes) for sizes in zip(frames, *_sizes(states, len(frames)), strict=True)]
+    pieces = [(episode, n) for episode, page in enumerate(pages) for n in page if n]
+    array = persistent_lists(states, len(frames), pieces)
     groups = iter(bare_chunks(_encode(PERSISTENT, array, [n for _, n in pieces])))
     for n, (page, rest) in zip(frames, pages, strict=True):
         once = next(groups)
@@ -102,14 +97,18 @@ def _encode_lists(episodes: Sequence[Sequence[Row]], frames: Sequence[int]) -> I
         yield [c.repeated(n // page, r) for c, r in zip(once, rest_of, strict=True)]
 
 
-def _page(frames: int, rows: Sequence[Row]) -> tuple[int, int]:
+def _sizes(states: pa.Table, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and bytes of text of each episode."""
+    episode = states.column("episode").to_numpy()
+    words = pc.fill_null(pc.binary_length(states.column("content")), 0).to_numpy()
+    calls = pc.fill_null(pc.list_value_length(states.column("tool_calls")), 0).to_numpy()
+    words = words + calls * WORDS_BYTES_MAX  # JSON texts of unknown length: such an episode is encoded as it is
+    return np.bincount(episode, minlength=episodes), np.bincount(episode, weights=words, minlength=episodes)
+
+
+def _page(frames: int, rows: int, words_bytes: float) -> tuple[int, int]:
     """How many frames one data page of the persistent list holds, and how many a last, shorter one."""
-    words_bytes = sum(len(r.content or "") for r in rows) * 4  # at most, in UTF-8
-    if (
-        frames * max(1, len(rows)) <= WHOLE_VALUES_MAX
-        or words_bytes > WORDS_BYTES_MAX
-        or any(r.tool_calls for r in rows)
-    ):
+    if frames * max(1, rows) <= WHOLE_VALUES_MAX or words_bytes >= WORDS_BYTES_MAX:
         return frames, 0
     about = max(1, frames // PAGES_PER_CHUNK)
     page = next((p for p in range(about, 2 * about) if frames % p == 0), about)  # one that leaves no rest

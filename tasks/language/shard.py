@@ -22,15 +22,17 @@ from tasks.language.styles import EVENTS, PERSISTENT
 LANGUAGE_COLUMNS = (PERSISTENT, EVENTS)
 TOOLS_COLUMN, SUBTASK_COLUMN = "tools", "subtask_index"
 BATCH_BYTES = 16 << 20  # of a shard, held at once by one worker; an episode is never cut
-BATCH_ROWS_MAX = 4096
+BATCH_ROWS_MAX = 16384
 BATCH_EPISODES_MAX = 32
 READ_BUFFER_BYTES = 1 << 20
 
 
 class RowSource(Protocol):
-    """Where an episode's final rows come from, given those it has now."""
+    """Where the final rows of some episodes come from, given those they have now: persistent and event row tables."""
 
-    def __call__(self, episode: int, persistent: list[Row], events: list[Row]) -> tuple[list[Row], list[Row]]: ...
+    def __call__(
+        self, episodes: Sequence[int], persistent: Sequence[list[Row]], events: Sequence[list[Row]]
+    ) -> tuple[pa.Table, pa.Table]: ...
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ class Batch:
     columns: Sequence[str]
     tables: Sequence[pa.Table] | None
 
-    def episodes(self, rows_for: RowSource) -> Iterator[tuple[pa.Table, list[Row], list[Row]]]:
-        """The columns asked for and the final rows of each episode."""
+    def read(self) -> Iterator[tuple[pa.Table, list[Row], list[Row]]]:
+        """The columns asked for, and the rows as they are, of each episode."""
         try:
-            for run, (table, first) in zip(self.runs, self._read(), strict=True):
-                old = rows_of_frame(first[0]) if first is not None and len(first) else []
+            for table, first in self._read():
+                persistent = rows_of_frame(first[0]) if first is not None and len(first) else []
                 has_events = EVENTS in table.column_names
-                events = rows_of_events(table.column(EVENTS), _timestamps(table)) if has_events else []
-                yield table, *rows_for(run.episode, old, events)
+                events = rows_of_events(table.column(EVENTS), timestamps_of(table)) if has_events else []
+                yield table, persistent, events
         except (pa.ArrowException, OSError) as err:
             raise unreadable(self.shard.path, err) from err
 
@@ -168,7 +170,8 @@ def _grouped(runs: Sequence[Run], rows_max: int) -> Iterator[list[Run]]:
         yield group
 
 
-def _timestamps(table: pa.Table) -> np.ndarray:
+def timestamps_of(table: pa.Table) -> np.ndarray:
+    """Frame timestamps in float32, as rows are compared with them."""
     return table.column("timestamp").to_numpy().astype(np.float32)
 
 

@@ -47,7 +47,6 @@ def put_together(path: Path, chunks: list) -> pq.ParquetFile:
 def test_copied_chunks_make_the_very_same_file(tmp_path, count):
     (tmp_path / "old").write_bytes(encoded(range(count)))
     reader = ChunkReader(tmp_path / "old", range(5))
-    assert reader.self_contained
     chunks = [c for at in range(0, count, 4) for c in reader.read(at, min(4, count - at))]
     put_together(tmp_path / "new", chunks)
     assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
@@ -100,10 +99,19 @@ def test_pieces_with_other_words_are_refused():
         once[0].repeated(2, other[0])
 
 
-def test_chunks_with_parts_elsewhere_and_short_files_are_noticed(tmp_path):
+@pytest.mark.parametrize("options", [{"write_page_index": True}, {"bloom_filter_options": {"text": True}}], ids=str)
+def test_what_lies_outside_the_chunks_is_left_out(tmp_path, options):
+    (tmp_path / "old").write_bytes(encoded(range(20), **options))
+    file = put_together(tmp_path / "new", ChunkReader(tmp_path / "old", range(5)).read(0, 20))
+    assert file.read().equals(pq.read_table(tmp_path / "old"))
+    for j in range(5):
+        column = file.metadata.row_group(7).column(j)
+        assert not column.has_offset_index and not column.has_column_index
+        assert column.bloom_filter_offset is None and column.is_stats_set
+
+
+def test_a_file_that_ends_early_is_noticed(tmp_path):
     path = tmp_path / "old"
-    path.write_bytes(encoded(range(3), write_page_index=True))
-    assert not ChunkReader(path, range(5)).self_contained
     path.write_bytes(encoded(range(3)))
     reader = ChunkReader(path, range(5))
     path.write_bytes(path.read_bytes()[:200])

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.dataset.commit import Transaction, begin
 from tasks.dataset.layout import Dataset
 from tasks.dataset.row_groups import RowGroupFile
 from tasks.errors import CommitError, DatasetError
-from tasks.language.arrow import row_table
 from tasks.language.encode import Encoded, Encoder
 from tasks.language.info import merge_info_text
-from tasks.language.rows import Row
 from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, read_shard
 from tasks.language.staged import read_staged, staged_files
 from tasks.language.styles import MODULE_STYLES
@@ -59,9 +59,7 @@ class _Rows:
     event_rows: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(
-        self, episodes: Sequence[int], persistent: Sequence[list[Row]], events: Sequence[list[Row]]
-    ) -> tuple[pa.Table, pa.Table]:
+    def __call__(self, episodes: Sequence[int], persistent: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
         modules = [self.modules.get(e, ()) for e in episodes]
         states, moments = read_staged(staged_files(self.staging, episodes, modules))
         with self._lock:
@@ -73,13 +71,14 @@ class _Rows:
         )
 
 
-def _others(episodes: Sequence[list[Row]], modules: Sequence[Sequence[str]]) -> pa.Table:
-    """The rows that none of the modules makes."""
-    kept = []
-    for i, (rows, replacing) in enumerate(zip(episodes, modules, strict=True)):
-        replaced = {style for m in replacing for style in MODULE_STYLES[m]}
-        kept += [(i, n, row) for n, row in enumerate(rows) if row.style not in replaced]
-    return row_table(kept)
+def _others(rows: pa.Table, modules: Sequence[Sequence[str]]) -> pa.Table:
+    """The rows that none of their episode's modules makes."""
+    made_by = np.zeros(len(rows), dtype=np.int64)  # bit m: a style of module m
+    for m, owned in enumerate(MODULE_STYLES.values()):
+        mine = pc.is_in(rows.column("style"), pa.array(owned, pa.string()))  # a null among them means null rows too
+        made_by |= mine.to_numpy().astype(np.int64) << m
+    replaced = np.array([sum(1 << m for m, name in enumerate(MODULE_STYLES) if name in names) for names in modules])
+    return rows.filter(pa.array(made_by & replaced[rows.column("episode").to_numpy()] == 0))
 
 
 def write_dataset(

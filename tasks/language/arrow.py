@@ -168,6 +168,28 @@ def rows_of_events(column: pa.Array | pa.ChunkedArray, timestamps: np.ndarray) -
     return rows
 
 
+def stored_table(column: pa.ChunkedArray, episode: np.ndarray, timestamps: np.ndarray | None) -> pa.Table:
+    """The rows of a language column, of any older type too. Cell i belongs to `episode[i]`; `timestamps` are given for
+    event cells, which have none of their own."""
+    kind = PERSISTENT if timestamps is None else EVENTS
+    lengths = _lengths(column)
+    if column.type != COLUMN_TYPES[kind]:
+        cells = np.flatnonzero(lengths).tolist()
+        times = [None] * len(lengths) if timestamps is None else timestamps.tolist()
+        rows = [(int(episode[i]), row) for i in cells for row in rows_of_frame(column[i], times[i])]
+        return row_table((e, n, row) for n, (e, row) in enumerate(rows))
+    cell = np.repeat(np.arange(len(lengths)), lengths)
+    values = pc.list_flatten(column)
+    fields = {f.name: pc.struct_field(values, f.name) for f in column.type.value_type}
+    fields["episode"] = pa.array(episode[cell].astype(np.int32))
+    fields["order"] = pa.array(np.arange(len(cell)))
+    fields["tool_calls"] = fields["tool_calls"].cast(pa.list_(TEXT))
+    fields["timestamp"] = (
+        fields["timestamp"].cast(pa.float64()) if timestamps is None else pa.array(timestamps[cell].astype(np.float64))
+    )
+    return pa.table([fields[f.name] for f in ROW_TABLE], schema=ROW_TABLE)
+
+
 def _lengths(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_null(column.type):
         return np.zeros(len(column), dtype=np.int64)

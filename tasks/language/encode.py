@@ -47,7 +47,7 @@ class Encoder:
 
     def encode(self, batch: Batch, rows_for: RowSource) -> list[Encoded]:
         """Row groups of a batch of episodes."""
-        tables, persistent, events = zip(*batch.read(), strict=True)
+        tables, persistent, events = batch.read()
         frames = [len(t) for t in tables]
         states, moments = rows_for([run.episode for run in batch.runs], persistent, events)
         kept = self._copied.read(batch.group, len(frames)) if self._copied else self._encode_kept(tables)

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from tasks.dataset.shards import group_starts, open_parquet, unreadable
 from tasks.errors import DatasetError
-from tasks.language.arrow import COLUMN_TYPES, TEXT_FIELDS, rows_of_events, rows_of_frame
+from tasks.language.arrow import COLUMN_TYPES, TEXT_FIELDS, row_table, stored_table
 from tasks.language.info import shard_metadata
-from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, PERSISTENT
 
 LANGUAGE_COLUMNS = (PERSISTENT, EVENTS)
@@ -31,7 +30,7 @@ class RowSource(Protocol):
     """Where the final rows of some episodes come from, given those they have now: persistent and event row tables."""
 
     def __call__(
-        self, episodes: Sequence[int], persistent: Sequence[list[Row]], events: Sequence[list[Row]]
+        self, episodes: Sequence[int], persistent: pa.Table, events: pa.Table
     ) -> tuple[pa.Table, pa.Table]: ...
 
 
@@ -72,38 +71,43 @@ class Batch:
     columns: Sequence[str]
     tables: Sequence[pa.Table] | None
 
-    def read(self) -> Iterator[tuple[pa.Table, list[Row], list[Row]]]:
-        """The columns asked for, and the rows as they are, of each episode."""
+    def read(self) -> tuple[list[pa.Table], pa.Table, pa.Table]:
+        """The columns asked for of each episode, and the persistent and event rows that are there."""
         try:
-            for table, first in self._read():
-                persistent = rows_of_frame(first[0]) if first is not None and len(first) else []
-                has_events = EVENTS in table.column_names
-                events = rows_of_events(table.column(EVENTS), timestamps_of(table)) if has_events else []
-                yield table, persistent, events
+            if self.tables is None:
+                return self._read_groups()
+            firsts = [t.column(PERSISTENT).slice(0, 1) for t in self.tables if PERSISTENT in t.column_names]
+            return list(self.tables), _states(firsts), self._moments(pa.concat_tables(self.tables))
         except (pa.ArrowException, OSError) as err:
             raise unreadable(self.shard.path, err) from err
 
-    def _read(self) -> Iterator[tuple[pa.Table, pa.Array | pa.ChunkedArray | None]]:
-        if self.tables is None:
-            yield from self._read_groups()
-            return
-        for table in self.tables:
-            yield table, table.column(PERSISTENT) if PERSISTENT in table.column_names else None
-
-    def _read_groups(self) -> Iterator[tuple[pa.Table, pa.Array | None]]:
+    def _read_groups(self) -> tuple[list[pa.Table], pa.Table, pa.Table]:
         """Of the persistent list, the same on each frame, only the first one is decoded."""
         file = open_parquet(self.shard.path)
         names = file.schema_arrow.names
         columns = [*self.columns, *(c for c in (EVENTS,) if c in names)]
         groups = range(self.group, self.group + len(self.runs))
-        tables = file.read_row_groups(list(groups), columns=columns, use_threads=False)
-        for group, run in zip(groups, self.runs, strict=True):
-            first = None
-            if PERSISTENT in names:
-                first = next(file.iter_batches(1, row_groups=[group], columns=[PERSISTENT], use_threads=False)).column(
-                    0
-                )
-            yield tables.slice(run.start - self.runs[0].start, run.frames), first
+        table = file.read_row_groups(list(groups), columns=columns, use_threads=False)
+        firsts = []
+        for group in groups if PERSISTENT in names else ():
+            frames = file.iter_batches(1, row_groups=[group], columns=[PERSISTENT], use_threads=False)
+            firsts.append(pa.chunked_array([next(frames).column(0)]))
+        tables = [table.slice(run.start - self.runs[0].start, run.frames) for run in self.runs]
+        return tables, _states(firsts), self._moments(table)
+
+    def _moments(self, table: pa.Table) -> pa.Table:
+        if EVENTS not in table.column_names:
+            return row_table([])
+        episode = np.repeat(np.arange(len(self.runs)), [run.frames for run in self.runs])
+        return stored_table(table.column(EVENTS), episode, timestamps_of(table))
+
+
+def _states(firsts: Sequence[pa.ChunkedArray]) -> pa.Table:
+    """Rows of the first frames' persistent lists, one an episode."""
+    if not firsts:
+        return row_table([])
+    cells = pa.chunked_array([chunk for first in firsts for chunk in first.chunks], firsts[0].type)
+    return stored_table(cells, np.arange(len(cells)), None)
 
 
 def read_shard(path: Path, *, drop_subtask_index: bool) -> Shard:

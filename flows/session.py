@@ -16,6 +16,7 @@ import prompts
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
+from tasks.dataset.files import write_atomic
 from tasks.dataset.hub import in_hub_cache, resolve_root
 from tasks.dataset.layout import Dataset, open_dataset
 from tasks.dataset.lock import lock_dataset
@@ -24,7 +25,7 @@ from tasks.phase import PhaseReport, Skip
 from tasks.report import Report, save_report
 from tasks.run_phase import MODULES, collect
 from tasks.settings import AnnotateSettings
-from tasks.staging import digest_json, write_atomic
+from tasks.staging import digest_json
 from tasks.validate import validate
 from tasks.write import PROVENANCE, write_dataset
 

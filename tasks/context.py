@@ -15,11 +15,12 @@ from pathlib import Path
 from tasks.answers.factory import make_answerer
 from tasks.answers.question import Answerer
 from tasks.dataset.episode import Episode
+from tasks.dataset.files import STAGING_NAME
 from tasks.dataset.frames import EpisodeFrames, FrameStore, Wants
 from tasks.dataset.layout import Dataset, open_dataset
 from tasks.language.rows import Row
 from tasks.settings import AnnotateSettings, PhaseName
-from tasks.staging import STAGING_NAME, Staging
+from tasks.staging import Staging
 
 MIB = 1 << 20
 

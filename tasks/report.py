@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.staging import write_atomic
+from tasks.dataset.files import write_atomic
 
 FINDINGS_PER_CHECK_MAX = 1000  # more of one kind are counted, not listed
 

@@ -16,12 +16,13 @@ import prompts
 from tasks import interjections, plan, vqa
 from tasks.context import RunContext
 from tasks.dataset.episode import Episode
+from tasks.dataset.files import write_atomic
 from tasks.dataset.frames import Wants
 from tasks.errors import AnnotateError, AnswererError, DatasetError, EpisodeError, StagingError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext, PhaseReport, Staged
 from tasks.settings import AnnotateSettings, PhaseName
-from tasks.staging import Receipt, digest_json, write_atomic
+from tasks.staging import Receipt, digest_json
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from tasks.questions import VqaType
 
 PhaseName = Literal["plan", "interjections", "vqa"]
 PHASES: tuple[PhaseName, ...] = ("plan", "interjections", "vqa")
-CONTEXT_LEN_DEFAULT = 32768
 
 
 class Section(BaseModel):

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.dataset.files import write_atomic
 from tasks.errors import StagingError
 from tasks.language.rows import Row
 from tasks.language.styles import MODULES
-
-STAGING_NAME = ".annotate_staging"
 
 
 def digest_bytes(data: bytes) -> str:
@@ -29,17 +27,6 @@ def digest_bytes(data: bytes) -> str:
 def digest_json(value: Any) -> str:
     """Digest of a JSON-able value, independent of key order."""
     return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file in one step: readers see the old bytes or the new ones."""
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        tmp.write_bytes(data)
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

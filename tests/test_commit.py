@@ -20,14 +20,14 @@ from tasks.check import check_dataset
 from tasks.dataset import commit as commit_module
 from tasks.dataset import journal
 from tasks.dataset.commit import check_writable, recover, remove_sibling, sibling
-from tasks.dataset.files import exchange
+from tasks.dataset.files import STAGING_NAME, exchange
 from tasks.dataset.layout import open_dataset
 from tasks.dataset.lock import held_lock, lock_dataset
 from tasks.dataset.row_groups import RowGroupFile
 from tasks.errors import CommitError, DatasetBusyError, RowError
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, MODULES
-from tasks.staging import STAGING_NAME, Staging
+from tasks.staging import Staging
 from tasks.write import write_dataset
 from tests.tiny import CAMERA, SHARD, column, make_dataset, stage, tree
 

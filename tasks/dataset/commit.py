@@ -16,11 +16,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tasks.dataset import journal
-from tasks.dataset.files import copy_file, exchange, like, make_parents, sync_file, sync_folder, write_synced
+from tasks.dataset.files import (
+    STAGING_NAME,
+    copy_file,
+    exchange,
+    like,
+    make_parents,
+    sync_file,
+    sync_folder,
+    write_synced,
+)
 from tasks.dataset.hub import in_hub_cache
 from tasks.dataset.lock import DatasetLock, held_lock, lock_dataset
 from tasks.errors import CommitError
-from tasks.staging import STAGING_NAME
 
 log = logging.getLogger(__name__)
 

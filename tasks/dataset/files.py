@@ -11,6 +11,7 @@ from pathlib import Path
 
 RENAME_EXCHANGE = 2  # linux/fs.h
 AT_FDCWD = -100
+STAGING_NAME = ".annotate_staging"  # a folder that may lie inside a dataset and is no part of it
 
 
 def exchange(a: Path, b: Path) -> None:
@@ -47,6 +48,17 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file in one step: readers see the old bytes or the new ones."""
+    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        tmp.write_bytes(data)
+        os.replace(tmp, path)
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
 
 
 def make_parents(path: Path) -> None:

@@ -8,9 +8,9 @@ import os
 import re
 from pathlib import Path
 
+from tasks.dataset.files import write_atomic
 from tasks.errors import DatasetError, SettingsError
 from tasks.settings import AnnotateSettings
-from tasks.staging import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -90,6 +90,7 @@ def _vectors(rng: np.random.Generator) -> pa.Array:
 def _write_info(root: Path) -> None:
     scalar = {"shape": [1], "names": None}
     features = {n: {"dtype": "float32", "shape": [DIM], "names": None} for n in ("observation.state", "action")}
+    features[CAMERA] = {"dtype": "video", "shape": [240, 320, 3], "names": ["height", "width", "channels"]}
     features["timestamp"] = {"dtype": "float32", **scalar}
     features |= {n: {"dtype": "int64", **scalar} for n in ("frame_index", "episode_index", "index", "task_index")}
     info = {
@@ -115,10 +116,10 @@ def write_once() -> None:
     output = WORK / "writer-output"
     start = time.perf_counter()
     summary = write_dataset(
-        open_dataset(DATASET),
+        open_dataset(output if output.exists() else DATASET),
         Staging(STAGING),
         {e: MODULES for e in range(EPISODES)},
-        output=output,
+        output=None if output.exists() else output,
         provenance={"made_by": "bench"},
         drop_subtask_index=True,
     )
@@ -127,20 +128,34 @@ def write_once() -> None:
     print(json.dumps({"write_s": time.perf_counter() - start, "rows": rows, "mib": shard.stat().st_size / 2**20}))
 
 
+def check_once() -> None:
+    """The check of the result, in a process of its own."""
+    from tasks.check import check_dataset
+
+    start = time.perf_counter()
+    report = check_dataset(WORK / "writer-output")
+    assert report.ok and report.rows_checked == 228_000, report.by_check()
+    print(json.dumps({"check_s": time.perf_counter() - start}))
+
+
 def main() -> None:
-    """Measure a first write and a second one over its result."""
+    """Measure a first write, a second one over its result, and the check of it."""
     if sys.argv[1:] == ["--once"]:
         return write_once()
+    if sys.argv[1:] == ["--check"]:
+        return check_once()
     make_dataset()
     shutil.rmtree(WORK / "writer-output", ignore_errors=True)
     rows = []
-    for name in ("first write", "second write"):
+    for name in ("new dataset", "again, in place"):
         got = measure_self(__file__, "--once")
         rows.append((name, got.result["write_s"], got.wall_s, got.cpu_s, got.rss_mib, got.result["mib"]))
-    rows.append(("reference", "", REFERENCE["wall_s"], REFERENCE["cpu_s"], REFERENCE["rss_mib"], ""))
-    rows.append(("bar", WALL_BAR_S, "", "", RSS_BAR_MIB, ""))
+    check = measure_self(__file__, "--check")
+    rows.append(("check", check.result["check_s"], check.wall_s, check.cpu_s, check.rss_mib, ""))
+    rows.append(("reference, write", "", REFERENCE["wall_s"], REFERENCE["cpu_s"], REFERENCE["rss_mib"], ""))
+    rows.append(("bar of a write", WALL_BAR_S, "", "", RSS_BAR_MIB, ""))
     title = f"{EPISODES * FRAMES:,} frames, {EPISODES:,} episodes, {got.result['rows']:,} rows written"
-    print_table(title, ("", "write s", "process s", "CPU s", "peak MiB", "shard MiB"), rows)
+    print_table(title, ("", "seconds", "process s", "CPU s", "peak MiB", "shard MiB"), rows)
 
 
 if __name__ == "__main__":

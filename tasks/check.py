@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from tasks.check_rows import check_rows
 from tasks.dataset.layout import Dataset, open_dataset
 from tasks.errors import DatasetError, RowError
-from tasks.language.arrow import COLUMN_TYPES, frames_of, rows_of_events, rows_of_frame
+from tasks.language.arrow import COLUMN_TYPES, frames_of, rows_of_events, rows_of_table, stored_table
 from tasks.language.info import LANGUAGE_FEATURE, declares_say
 from tasks.language.shard import LANGUAGE_COLUMNS, TOOLS_COLUMN, Shard, cut_runs, read_shard, text_leaves
 from tasks.language.styles import EVENTS, PERSISTENT
@@ -95,11 +96,17 @@ def _check_episodes(dataset: Dataset, shard: Shard, report: Report) -> None:
 
 
 def _tables(file: pq.ParquetFile, shard: Shard, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
-    if shard.aligned:
-        for i, run in enumerate(shard.runs):
-            yield run.episode, file.read_row_group(i, columns=columns, use_threads=False)
-    else:
-        for run, table in zip(shard.runs, cut_runs(file, shard.runs, columns), strict=True):
+    """Each episode's columns, the next one decoded while this one is judged."""
+    tables = (
+        (file.read_row_group(i, columns=columns, use_threads=False) for i in range(len(shard.runs)))
+        if shard.aligned
+        else cut_runs(file, shard.runs, columns)
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
+        coming = pool.submit(next, tables, None)
+        for run in shard.runs:
+            table = coming.result()
+            coming = pool.submit(next, tables, None)
             yield run.episode, table
 
 
@@ -113,7 +120,7 @@ def _check_episode(episode: int, table: pa.Table, sizes: Mapping[str, tuple[int,
         if frame is not None:
             message = f"want the same {PERSISTENT} on every frame, found another list on frame {frame}"
             report.extend([Finding("error", "persistent_differs", message, WRITE_AGAIN, episode=episode, row=frame)])
-        persistent = rows_of_frame(column[0])
+        persistent = rows_of_table(stored_table(column.slice(0, 1), np.zeros(1, dtype=np.int64), None))
     if EVENTS in table.column_names:
         events = rows_of_events(table.column(EVENTS), timestamps)
     at = frames_of([r.timestamp for r in events], timestamps).tolist()

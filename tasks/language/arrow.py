@@ -160,20 +160,24 @@ def rows_of_frame(cell: pa.ListScalar, timestamp: float | None = None) -> list[R
 
 
 def rows_of_events(column: pa.Array | pa.ChunkedArray, timestamps: np.ndarray) -> list[Row]:
-    """All event rows of an episode, each with its frame's timestamp; frames without any cost no Python object."""
-    rows: list[Row] = []
-    lengths = _lengths(column)
-    for frame in np.flatnonzero(lengths):
-        rows += rows_of_frame(column[int(frame)], float(timestamps[frame]))
-    return rows
+    """All event rows of an episode, each with its frame's timestamp."""
+    return rows_of_table(stored_table(column, np.zeros(len(column), dtype=np.int64), timestamps))
 
 
-def stored_table(column: pa.ChunkedArray, episode: np.ndarray, timestamps: np.ndarray | None) -> pa.Table:
+def rows_of_table(table: pa.Table) -> list[Row]:
+    """The rows of a row table, in its order."""
+    columns = {f.name: table.column(f.name).to_pylist() for f in ROW_TABLE}
+    columns["tool_calls"] = [c and [_call(text) for text in c] for c in columns["tool_calls"]]
+    names = ("role", "content", "style", "timestamp", "camera", "tool_calls")
+    return [Row(*fields) for fields in zip(*(columns[n] for n in names), strict=True)]
+
+
+def stored_table(column: pa.Array | pa.ChunkedArray, episode: np.ndarray, timestamps: np.ndarray | None) -> pa.Table:
     """The rows of a language column, of any older type too. Cell i belongs to `episode[i]`; `timestamps` are given for
     event cells, which have none of their own."""
     kind = PERSISTENT if timestamps is None else EVENTS
     lengths = _lengths(column)
-    if column.type != COLUMN_TYPES[kind]:
+    if not _is_current(column.type, kind):
         cells = np.flatnonzero(lengths).tolist()
         times = [None] * len(lengths) if timestamps is None else timestamps.tolist()
         rows = [(int(episode[i]), row) for i in cells for row in rows_of_frame(column[i], times[i])]
@@ -183,11 +187,20 @@ def stored_table(column: pa.ChunkedArray, episode: np.ndarray, timestamps: np.nd
     fields = {f.name: pc.struct_field(values, f.name) for f in column.type.value_type}
     fields["episode"] = pa.array(episode[cell].astype(np.int32))
     fields["order"] = pa.array(np.arange(len(cell)))
+    fields |= {name: fields[name].cast(TEXT) for name in TEXT_FIELDS}  # they may have been read as dictionaries
     fields["tool_calls"] = fields["tool_calls"].cast(pa.list_(TEXT))
     fields["timestamp"] = (
         fields["timestamp"].cast(pa.float64()) if timestamps is None else pa.array(timestamps[cell].astype(np.float64))
     )
     return pa.table([fields[f.name] for f in ROW_TABLE], schema=ROW_TABLE)
+
+
+def _is_current(found: pa.DataType, column: Column) -> bool:
+    wanted = COLUMN_TYPES[column].value_type
+    if not pa.types.is_list(found) or not pa.types.is_struct(found.value_type):
+        return False
+    row = found.value_type
+    return [f.name for f in row] == [f.name for f in wanted] and row.field("tool_calls").type == CALLS
 
 
 def _lengths(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

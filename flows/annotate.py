@@ -109,7 +109,11 @@ def annotate_episodes(run_id: str) -> None:
             future = tasks[phase].submit(run_id, settings_json, phase, group, after)
             plan = future if phase == "plan" else plan
             futures.append(future)
-    _follow(context, futures)
+    try:
+        _follow(context, futures)
+    except BaseException:
+        context.close()  # ends calls in flight: this flow waits for its tasks before it ends
+        raise
 
 
 def _groups(context: RunContext) -> list[list[int]]:
@@ -134,7 +138,6 @@ def _follow(context: RunContext, futures: list[PrefectFuture[Any]]) -> None:
         if isinstance(outcome, PhaseGroupFailed):
             reports = outcome.reports
         elif isinstance(outcome, BaseException):
-            context.close()
             raise outcome
         else:
             reports = [PhaseReport.from_json(r) for r in outcome]
@@ -210,12 +213,8 @@ def run(settings: AnnotateSettings) -> RunSummary:
         context = session.context
         listener().start(len(context.episodes), context.settings.phases)
         listener().stage("annotating")
-        try:
-            phases = annotate_episodes.with_options(task_runner=task_runner(context.settings))
-            phases(context.run_id)
-        except BaseException:
-            context.close()  # ends calls in flight, so that the threads end soon
-            raise
+        phases = annotate_episodes.with_options(task_runner=task_runner(context.settings))
+        phases(context.run_id)
         listener().stage("validating and writing")
         summary = finish(session)
     _publish(summary)

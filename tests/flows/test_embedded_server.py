@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.answers.bad_server import BadServer
 from tests.end_to_end.annotate import COMMAND, REPO, annotate
+from tests.end_to_end.conftest import flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("prefect")]
 
@@ -65,3 +67,22 @@ def test_killed_command_takes_its_server_along(dataset_copy, home):
     assert select.select([waiter], [], [], 30)[0], "the server outlived the command"
     os.close(waiter)
     assert sys.platform == "linux"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_ends_soon_and_the_next_one_goes_on(dataset_copy, home, stop):
+    env = {**os.environ, "PREFECT_HOME": str(home)}
+    with BadServer("slow", delay_s=0.4) as server:
+        command = subprocess.Popen(
+            [*COMMAND, "run", f"--root={dataset_copy}", "--vlm.client_concurrency=2", *flags(server)],
+            cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        )  # fmt: skip
+        assert server.wait_for(lambda: len(server.bodies) >= 12, 100)
+        command.send_signal(stop)
+        output, _ = command.communicate(timeout=30)
+        assert command.returncode == 130, output
+        assert "run the same command to go on" in output and "Traceback" not in output
+        server.mode = "ok"
+        done = annotate("run", f"--root={dataset_copy}", "--json", *flags(server), env={"PREFECT_HOME": str(home)})
+        assert done.returncode == 0, done.stdout
+        assert annotate("check", f"--root={dataset_copy}").returncode == 0

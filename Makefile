@@ -34,7 +34,7 @@ $(VENV)-compat/.done: tests/compat/requirements.txt
 
 ifeq ($(PY312_WORKS),yes)
 compat: $(VENV)/.dev $(VENV)-compat/.done ## read annotated datasets back with lerobot's own loader (Python 3.12)
-	CUEBOOK_COMPAT_PYTHON=$(VENV)-compat/bin/python $(BIN)/pytest -m compat tests/compat
+	CUEBOOK_COMPAT_PYTHON=$(abspath $(VENV))-compat/bin/python $(BIN)/pytest -m compat tests/compat
 else
 compat:
 	@echo "compat: no Python 3.12 here, lerobot's loader not checked"

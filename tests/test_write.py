@@ -184,15 +184,27 @@ def test_the_persistent_list_is_whole_on_every_frame_of_long_episodes(tmp_path, 
             assert chunk.num_values == frames * 47
 
 
-def test_very_long_texts_are_written_whole(tmp_path, staging):
-    root = make_dataset(tmp_path / "data", [(400,)])
-    rows = [Row("user", f"{i} " * 60_000, "task_aug", 0.0) for i in range(12)]
-    rows.append(Row("assistant", "go", "subtask", 0.0))
+def test_very_long_texts_are_written_whole_and_within_memory(tmp_path, staging):
+    root = make_dataset(tmp_path / "data", [(600, 3)])
+    rows = [Row("user", f"{i} " * 60_000, "task_aug", 0.0) for i in range(12)]  # 1 GB when repeated on every frame
+    rows.append(Row("assistant", "go", "subtask", 0.0, None, say("x" * 300_000)))
     staging.write(0, "plan", rows, key="k", facts={})
+    pa.default_memory_pool().release_unused()
+    before = pa.total_allocated_bytes()
     write(root, staging, {0: ("plan",)})
-    table = pq.ParquetFile(root / SHARD.format(c=0, f=0)).read(columns=[PERSISTENT]).column(0)
-    for frame in (0, 1, 199, 399):
-        assert sorted(r["content"] for r in table[frame].as_py()) == sorted(r.content for r in rows)
+    assert pa.default_memory_pool().max_memory() - before < 1 << 28
+    file = pq.ParquetFile(root / SHARD.format(c=0, f=0))
+    assert file.metadata.row_group(0).num_rows == 600
+    (first,) = file.read_row_group(1, columns=[PERSISTENT]).column(0)[:1].to_pylist()
+    assert first == []
+    cell = next(file.iter_batches(1, row_groups=[0], columns=[PERSISTENT])).column(0)[0].as_py()
+    assert sorted(r["content"] for r in cell) == sorted(r.content for r in rows)
+    assert (
+        json.loads(cell[-1]["tool_calls"][0] if cell[-1]["tool_calls"] else cell[0]["tool_calls"][0])
+        == say("x" * 300_000)[0]
+    )
+    report = check_dataset(root)
+    assert report.findings == [] and report.rows_checked == 13
 
 
 def test_other_readers_read_what_is_written(root, staging):

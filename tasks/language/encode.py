@@ -22,7 +22,8 @@ from tasks.language.styles import EVENTS, PERSISTENT
 
 PAGES_PER_CHUNK = 16  # about: equal data pages of a long episode's persistent list
 WHOLE_VALUES_MAX = 4096  # below this many rows on all frames together, one page holds them
-WORDS_BYTES_MAX = 256 << 10  # of text; far beyond, parquet would give up its dictionary halfway
+PAGE_WORDS_BYTES_MAX = 1 << 20  # text of the frames of one page, however few frames that leaves
+DICTIONARY_BYTES_MAX = 1 << 30  # a column must not change its encoding halfway: its pages are repeated
 COMPRESSION = "SNAPPY"
 
 
@@ -99,18 +100,18 @@ def _encode_states(states: pa.Table, frames: Sequence[int]) -> Iterator[list[Chu
 
 def _sizes(states: pa.Table, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and bytes of text of each episode."""
-    episode = states.column("episode").to_numpy()
+    episode, calls = states.column("episode").to_numpy(), states.column("tool_calls").combine_chunks()
     words = pc.fill_null(pc.binary_length(states.column("content")), 0).to_numpy()
-    calls = pc.fill_null(pc.list_value_length(states.column("tool_calls")), 0).to_numpy()
-    words = words + calls * WORDS_BYTES_MAX  # JSON texts of unknown length: such an episode is encoded as it is
+    owners, lengths = pc.list_parent_indices(calls), pc.binary_length(pc.list_flatten(calls))
+    words = words + np.bincount(owners.to_numpy(), weights=lengths.to_numpy(), minlength=len(words))
     return np.bincount(episode, minlength=episodes), np.bincount(episode, weights=words, minlength=episodes)
 
 
 def _page(frames: int, rows: int, words_bytes: float) -> tuple[int, int]:
     """How many frames one data page of the persistent list holds, and how many a last, shorter one."""
-    if frames * max(1, rows) <= WHOLE_VALUES_MAX or words_bytes >= WORDS_BYTES_MAX:
+    if frames * max(1, rows) <= WHOLE_VALUES_MAX and frames * words_bytes <= PAGE_WORDS_BYTES_MAX:
         return frames, 0
-    about = max(1, frames // PAGES_PER_CHUNK)
+    about = max(1, min(frames // PAGES_PER_CHUNK, int(PAGE_WORDS_BYTES_MAX // max(words_bytes, 1))))
     page = next((p for p in range(about, 2 * about) if frames % p == 0), about)  # one that leaves no rest
     return page, frames % page
 
@@ -130,7 +131,13 @@ def _encode(name: str, array: pa.ListArray, frames: Sequence[int]) -> pa.Buffer:
 def _writer(schema: pa.Schema, statistics: bool) -> Iterator[tuple[pq.ParquetWriter, pa.BufferOutputStream]]:
     sink = pa.BufferOutputStream()
     writer = pq.ParquetWriter(
-        sink, schema, compression=COMPRESSION, use_dictionary=True, write_statistics=statistics, store_schema=False
+        sink,
+        schema,
+        compression=COMPRESSION,
+        use_dictionary=True,
+        dictionary_pagesize_limit=None if statistics else DICTIONARY_BYTES_MAX,
+        write_statistics=statistics,
+        store_schema=False,
     )
     try:
         yield writer, sink

@@ -39,7 +39,7 @@ def test_flags_in_the_documentation_exist(page):
         "verbose",
     }
     for line in page.read_text().splitlines():
-        if "annotate " in line or line.lstrip().startswith("--vlm"):
+        if re.search(r"annotate (run|check|show|demo|settings)\b", line) or line.lstrip().startswith("--vlm"):
             for name in re.findall(r"--([a-zA-Z_][\w.]*)", line):
                 if "prefect" not in line and "pip" not in line:
                     assert name in known, f"--{name} in: {line}"

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -408,7 +409,7 @@ def test_errors_of_the_body_undo_everything(root, monkeypatch):
     assert tree(root) == before and leftovers(root) == [] and Staging(root / STAGING_NAME).rows(0, "plan")
 
 
-@pytest.mark.parametrize("damage", ["short", "frames missing"])
+@pytest.mark.parametrize("damage", ["short", "frames missing", "pages damaged"])
 def test_a_new_shard_that_is_not_whole_is_never_put_in_place(root, monkeypatch, damage):
     before = tree(root)
     close, add = RowGroupFile.close, RowGroupFile.add
@@ -417,8 +418,13 @@ def test_a_new_shard_that_is_not_whole_is_never_put_in_place(root, monkeypatch, 
         close(file)
         os.truncate(file.path, file.path.stat().st_size - 20)
 
+    def damaged(file, chunks, rows):
+        add(file, [*chunks[:-1], replace(chunks[-1], pages=[bytes(chunks[-1].packed_bytes)])], rows)
+
     if damage == "short":
         monkeypatch.setattr(RowGroupFile, "close", short)
+    elif damage == "pages damaged":
+        monkeypatch.setattr(RowGroupFile, "add", damaged)
     else:
         monkeypatch.setattr(
             RowGroupFile, "add", lambda file, chunks, rows: add(file, chunks, rows) if rows != 4 else None

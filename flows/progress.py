@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from tasks.phase import PhaseReport
 
+BAR_COLUMNS = 16
 LINE_EVERY_S = 2.0  # plain lines: not one per episode when episodes take milliseconds
 
 
@@ -113,13 +116,12 @@ class LiveView(Tally):
     def __rich__(self) -> Table:
         eta = self.eta_s
         left = "" if eta is None else f", about {eta:.0f} s left"
-        table = Table(title=Text(f"{self.now}{left}", style="bold"), title_justify="left", expand=False)
-        for name in ("phase", "episodes", "", "cached", "failed", "requests", "tokens", "unanswered"):
-            table.add_column(name, justify="left" if name in ("phase", "") else "right")
+        table = Table(title=Text(f"{self.now}{left}", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in ("phase", "episodes", "", "cached", "failed", "requests", "tokens", "skipped"):
+            table.add_column(name, justify="left" if name in ("phase", "") else "right", no_wrap=name == "phase")
         for phase in self.phases:
             c = self.counts[phase]
-            filled = round(20 * c["ended"] / max(1, self.episodes))
-            bar = Text("━" * filled, style="green") + Text("━" * (20 - filled), style="grey37")
+            bar = ProgressBar(total=max(1, self.episodes), completed=c["ended"], width=BAR_COLUMNS)
             numbers = [c["cached"], c["failed"], c["requests"], c["tokens"], c["skipped"]]
             table.add_row(phase, f"{c['ended']}/{self.episodes}", bar, *(f"{n:,}" for n in numbers))
         return table

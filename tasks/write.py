@@ -25,7 +25,7 @@ from tasks.dataset.row_groups import RowGroupFile
 from tasks.errors import CommitError, DatasetError
 from tasks.language.encode import Encoded, Encoder
 from tasks.language.info import merge_info_text
-from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, read_shard, text_leaves
+from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, group_batches, read_shard, text_leaves
 from tasks.language.staged import read_staged, staged_files
 from tasks.language.styles import MODULE_STYLES
 from tasks.staging import Staging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 INFO, PROVENANCE = Path("meta/info.json"), Path("meta/cuebook.json")
 WORKERS_MAX = 4
-VERIFY_ROWS = 1024  # decoded at once when a new shard is tried
+VERIFY_ROWS = 64  # decoded at once when a new shard is tried
 BATCHES_AHEAD = 1  # encoded or waiting, beyond one a worker
 
 
@@ -193,8 +193,7 @@ def _decodes(path: Path, rows: Sequence[int]) -> bool:
     file = pq.ParquetFile(path, read_dictionary=text_leaves(path))
     groups = sorted({0, len(rows) - 1}) if rows else []
     try:
-        batches_read = file.iter_batches(VERIFY_ROWS, row_groups=groups, columns=list(LANGUAGE_COLUMNS))
-        return sum(b.num_rows for b in batches_read) == sum(rows[g] for g in groups)
+        return all(sum(map(len, group_batches(file, g, VERIFY_ROWS, LANGUAGE_COLUMNS))) == rows[g] for g in groups)
     except (pa.ArrowException, OSError):
         log.exception("the new shard %s cannot be read back", path)
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -181,7 +181,8 @@ def timestamps_of(table: pa.Table) -> np.ndarray:
 
 def cut_runs(file: pq.ParquetFile, runs: Sequence[Run], columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of each of a file's runs (all of them, in order), cut out of a stream of batches."""
-    batches = file.iter_batches(batch_rows(file), columns=list(columns), use_threads=False)
+    limit = batch_rows(file)
+    batches = chain.from_iterable(group_batches(file, g, limit, columns) for g in range(file.num_row_groups))
     ready: list[pa.RecordBatch] = []
     rows = at = 0  # rows in `ready`, and the first of them
     for run in runs:
@@ -192,6 +193,11 @@ def cut_runs(file: pq.ParquetFile, runs: Sequence[Run], columns: Sequence[str]) 
         left = table.slice(run.stop - at)
         ready, rows, at = left.to_batches(), left.num_rows, run.stop
         yield table.slice(0, run.frames)
+
+
+def group_batches(file: pq.ParquetFile, group: int, rows_max: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """One row group in batches. A batch of several cannot be had where their dictionaries differ."""
+    return file.iter_batches(rows_max, row_groups=[group], columns=list(columns), use_threads=False)
 
 
 def text_leaves(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tasks.answers import structured
 from tasks.answers.openai import OpenAIAnswerer
 from tasks.answers.question import Picture, Question
 from tasks.questions import Count, Memory, Segments
@@ -43,6 +44,12 @@ def count(note: object = "how many?", **more: object) -> Question:
 def picture(number: int, caption: str = "") -> Picture:
     """Bytes that tell pictures apart; no server of these tests decodes them."""
     return Picture(b"\xff\xd8" + bytes([number]) * 30 + b"\xff\xd9", 16, 16, caption)
+
+
+@pytest.fixture(autouse=True)
+def unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what servers of earlier tests were like: a new one may be given the same port."""
+    monkeypatch.setattr(structured, "_dialects", {})
 
 
 Connect = Callable[..., OpenAIAnswerer]

@@ -1,6 +1,6 @@
 """Writing the language columns of 1,000,000 frames in 2,000 episodes: 228,000 staged rows into one shard.
 
-python bench/bench_writer.py
+python -m bench.bench_writer
 """
 
 from __future__ import annotations

@@ -16,15 +16,16 @@ import prompts
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
+from tasks.dataset.digest import dataset_identity
 from tasks.dataset.files import write_atomic
 from tasks.dataset.hub import in_hub_cache, resolve_root
-from tasks.dataset.layout import Dataset, open_dataset
+from tasks.dataset.layout import open_dataset
 from tasks.dataset.lock import lock_dataset
 from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
 from tasks.phase import PhaseReport, Skip
 from tasks.report import Report, save_report
 from tasks.run_phase import MODULES, collect
-from tasks.settings import AnnotateSettings
+from tasks.settings import PHASES, AnnotateSettings
 from tasks.staging import digest_json
 from tasks.validate import validate
 from tasks.write import PROVENANCE, write_dataset
@@ -152,6 +153,9 @@ class Session:
                 f"{sorted(unused)} not in phases {settings.phases}",
                 "add them to --phases",
             )
+        partial = settings.only_episodes is not None or set(settings.phases) != set(PHASES)
+        if settings.output is not None and settings.output.exists() and partial:
+            raise _keeps_rows(settings.output, "a run of some episodes or phases only")
         for camera in (settings.vlm.camera_key, settings.plan.second_camera):
             dataset.default_camera(camera)
         if not self.context.cameras and self.context.answerer.needs_pictures:
@@ -164,7 +168,7 @@ class Session:
     def _claim_staging(self) -> None:
         """Refuse a staging folder that holds the work of another dataset."""
         path = staging_path(self.settings)
-        identity = _identity(self.context.dataset)
+        identity = dataset_identity(self.context.dataset)
         manifest = path / MANIFEST_NAME
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -218,6 +222,8 @@ class Session:
             target, context.staging.root, len(context.episodes), False, reports, report, time.monotonic() - self.began
         )
         if not _holds_already(target, staged):
+            if settings.output is not None and settings.output.exists() and summary.failures:
+                raise _keeps_rows(settings.output, f"{len(summary.failures)} failed episode phases")
             written = write_dataset(
                 context.dataset,
                 context.staging,
@@ -260,13 +266,6 @@ class Session:
         self._stack.close()
 
 
-def _identity(dataset: Dataset) -> str:
-    """What stays the same when a dataset is annotated, moved, or gets more episodes."""
-    first = dataset.episodes()[0]
-    features = sorted(k for k in dataset.info.features if not k.startswith("language_"))
-    return digest_json([features, dataset.info.fps, first.frames, first.task, first.times[-1]])
-
-
 def _read_provenance(root: Path) -> dict[str, Any]:
     try:
         found = json.loads((root / PROVENANCE).read_bytes())
@@ -292,6 +291,15 @@ def _holds_already(target: Path, staged: str) -> bool:
         return False
     made = provenance.stat().st_mtime_ns
     return all(p.stat().st_mtime_ns <= made for p in target.glob("data/**/*.parquet"))
+
+
+def _keeps_rows(output: Path, got: str) -> AnnotateError:
+    """An output is built from the source: rows that only an earlier output has would be lost."""
+    return SettingsError(
+        f"want a complete run to replace the earlier result in {output}",
+        got,
+        f"annotate that result in place (--root={output}, without --output), or give another --output",
+    )
 
 
 def _nothing_done(failed: list[PhaseReport]) -> AnnotateError:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.dataset.episode import Episode, VideoRef
-from tasks.dataset.shards import episode_column, flat_values
+from tasks.dataset.shards import episode_column, flat_values, open_parquet
 
+if TYPE_CHECKING:
+    from tasks.dataset.layout import Dataset
+
+IDENTITY_ROWS = 16  # enough to tell recordings apart
 SIGNALS = ("observation.state", "action")  # what the motion annotator and the signal reader look at
 
 
@@ -44,3 +49,17 @@ class EpisodeDigest:
             file = "missing"  # reported by check_videos or by the decoder, not here
         where = ref.path.relative_to(self.root) if ref.path.is_relative_to(self.root) else ref.path
         return f"{where.as_posix()} {file} {ref.from_s!r} {ref.to_s!r}"
+
+
+def dataset_identity(dataset: Dataset) -> str:
+    """What stays the same when a dataset is annotated, moved or gets more episodes, and differs between recordings.
+
+    Features, frame rate, robot, and the first rows of the first shard. Other episodes are not read: one of them
+    may be damaged.
+    """
+    features = sorted(k for k in dataset.info.features if not k.startswith("language_"))
+    known = [features, dataset.info.fps, dataset.info.raw.get("robot_type")]
+    shard = open_parquet(dataset.data_files[0])
+    names = [n for n in (*SIGNALS, "timestamp") if n in shard.schema_arrow.names]
+    head = next(shard.iter_batches(batch_size=IDENTITY_ROWS, columns=names), None)
+    return hashlib.blake2b(repr([known, head.to_pylist() if head else []]).encode(), digest_size=16).hexdigest()

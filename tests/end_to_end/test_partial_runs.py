@@ -96,3 +96,16 @@ def test_early_cues_refresh_the_plan(dataset_copy):
     code, summary = run(dataset_copy, "--refresh=plan", "--interjections.interjection_lead_s=0.5",
                         "--interjections.interjection_min_t=0.5")  # fmt: skip
     assert {r.timestamp for r in rows_by_style(dataset_copy, 0)["plan"]} == plan_times
+
+
+def test_an_earlier_output_is_not_replaced_by_less(dataset_copy, tmp_path):
+    """An output is built from its source: a partial run would lose the rows of the earlier result."""
+    out = tmp_path / "new"
+    assert run(dataset_copy, f"--output={out}")[0] == 0
+    before = contents(out)
+    for partial in ("--phases=vqa", "--only_episodes=1"):
+        code, answer = run(dataset_copy, f"--output={out}", partial)
+        assert code == 2 and f"--root={out}" in answer["message"]
+    assert contents(out) == before
+    assert run(out, "--phases=vqa", "--refresh=vqa")[0] == 0
+    assert run(dataset_copy, f"--output={out}", "--seed=4")[0] == 0

@@ -154,7 +154,7 @@ class Session:
                 "add them to --phases",
             )
         partial = settings.only_episodes is not None or set(settings.phases) != set(PHASES)
-        if settings.output is not None and settings.output.exists() and partial:
+        if partial and settings.output is not None and _holds_result(settings.output):
             raise _keeps_rows(settings.output, "a run of some episodes or phases only")
         for camera in (settings.vlm.camera_key, settings.plan.second_camera):
             dataset.default_camera(camera)
@@ -222,7 +222,7 @@ class Session:
             target, context.staging.root, len(context.episodes), False, reports, report, time.monotonic() - self.began
         )
         if not _holds_already(target, staged):
-            if settings.output is not None and settings.output.exists() and summary.failures:
+            if summary.failures and settings.output is not None and _holds_result(settings.output):
                 raise _keeps_rows(settings.output, f"{len(summary.failures)} failed episode phases")
             written = write_dataset(
                 context.dataset,
@@ -291,6 +291,11 @@ def _holds_already(target: Path, staged: str) -> bool:
         return False
     made = provenance.stat().st_mtime_ns
     return all(p.stat().st_mtime_ns <= made for p in target.glob("data/**/*.parquet"))
+
+
+def _holds_result(output: Path) -> bool:
+    """Whether a run has written there; the folder alone says nothing, since locking makes it."""
+    return (output / PROVENANCE).exists()
 
 
 def _keeps_rows(output: Path, got: str) -> AnnotateError:

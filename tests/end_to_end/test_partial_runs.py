@@ -98,6 +98,13 @@ def test_early_cues_refresh_the_plan(dataset_copy):
     assert {r.timestamp for r in rows_by_style(dataset_copy, 0)["plan"]} == plan_times
 
 
+def test_a_first_output_may_hold_a_part(dataset_copy, tmp_path):
+    code, summary = run(dataset_copy, f"--output={tmp_path / 'part'}", "--only_episodes=1", "--phases=plan")
+    assert (code, summary["written"]) == (0, True)
+    assert set(rows_by_style(tmp_path / "part", 1)) == {"subtask", "plan", "memory", "task_aug"}
+    assert rows_by_style(tmp_path / "part", 0) == {}
+
+
 def test_an_earlier_output_is_not_replaced_by_less(dataset_copy, tmp_path):
     """An output is built from its source: a partial run would lose the rows of the earlier result."""
     out = tmp_path / "new"

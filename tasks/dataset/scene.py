@@ -51,11 +51,6 @@ class Thing:
         """Extent along its own x, y and z."""
         return SIZES[self.kind]
 
-    @property
-    def movable(self) -> bool:
-        """Whether the gripper can hold it."""
-        return self.kind in OBJECT_KINDS
-
 
 @dataclass(frozen=True)
 class Job:

@@ -43,7 +43,6 @@ MODULE_STYLES: dict[str, tuple[str | None, ...]] = {
     "vqa": ("vqa",),
 }
 MODULES: tuple[str, ...] = tuple(MODULE_STYLES)
-STYLE_MODULE: dict[str | None, str] = {s: m for m, styles in MODULE_STYLES.items() for s in styles}
 
 
 def styles() -> tuple[Style, ...]:

@@ -27,6 +27,7 @@ class Skip:
     phase: str
     question: str
     reason: str
+    preview: str = ""  # the start of the reply that could not be used
 
 
 @dataclass
@@ -80,7 +81,7 @@ class PhaseContext:
                 self.report.answered += 1
             elif reply.reason is not None:
                 self.report.skips.append(
-                    Skip(self.episode.episode_index, self.report.phase, question.name, reply.reason)
+                    Skip(self.episode.episode_index, self.report.phase, question.name, reply.reason, reply.preview)
                 )
             out.append(reply.answer)
         return out

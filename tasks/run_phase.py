@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 MODULES: dict[str, ModuleType] = {"plan": plan, "interjections": interjections, "vqa": vqa}
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 # What of the vlm section changes an answer; addresses, limits and time-outs do not.
-ANSWER_KEYS = ("temperature", "max_new_tokens", "reasoning_effort", "chat_template_kwargs", "camera_key", "backend")
+ANSWER_KEYS = (
+    "temperature", "max_new_tokens", "thinking", "reasoning_effort", "chat_template_kwargs", "camera_key", "backend",
+    "max_images", "max_pixels", "mm_processor_kwargs",
+)  # fmt: skip
 
 
 def phase_key(context: RunContext, episode: Episode, phase: PhaseName) -> str:

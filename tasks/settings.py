@@ -51,6 +51,14 @@ class PlanSettings(Section):
     subtask_seeded_relabel: bool = Field(False, description="one more look at each segment to correct its label")
     subtask_relabel_frames: int = Field(5, ge=1, le=20)
     second_camera: str | None = Field(None, description="another camera shown below the default one")
+    media: Literal["sheets", "video"] = Field(
+        "sheets", description="what the model watches: contact sheets, or a clip (for servers that take video_url)"
+    )
+    clip_width: int = Field(640, ge=64, le=4096, description="pixels of a clip; wider video is scaled down")
+    motion_hints: bool = Field(False, description="tell the model when grippers close and open and the arm rests")
+    snap_to_motion_s: float = Field(
+        0.0, ge=0, le=10, description="move a boundary to a gripper or rest event at most so far away; 0: never"
+    )
     emit_plan: bool = True
     emit_memory: bool = True
     task_aug_axes: TaskAugAxes = TaskAugAxes()
@@ -81,8 +89,11 @@ class VqaSettings(Section):
     restrict_to_default_camera: bool = False
     image_width_max: int = Field(1280, ge=16, le=8192, description="wider frames are scaled down before they are sent")
     image_quality: int = Field(84, ge=1, le=95, description="JPEG quality")
-    coordinates: Literal["pixel", "norm1000", "norm1"] = Field(
-        "pixel", description="what the model's numbers mean; rows always hold pixels of the camera's own frame"
+    coordinates: Literal["auto", "pixel", "norm1000", "norm1"] = Field(
+        "auto", description="what the model's numbers mean; auto: by the model's name"
+    )
+    stored_coordinates: Literal["pixel", "norm1000"] = Field(
+        "pixel", description="what rows hold: pixels of the camera's own frame, or thousandths of it"
     )
 
     @model_validator(mode="after")
@@ -96,27 +107,71 @@ class VqaSettings(Section):
 class VlmSettings(Section):
     """Who answers."""
 
-    backend: Literal["motion", "openai", "replay"] = Field(
-        "motion", description="motion: recorded signals, no model; openai: a server; replay: answers recorded earlier"
+    backend: Literal["motion", "openai", "transformers", "vllm", "replay"] = Field(
+        "motion",
+        description="motion: recorded signals, no model; openai: a server; transformers, vllm: a model in this "
+        "process; replay: answers recorded earlier",
     )
-    model_id: str = Field("Qwen/Qwen3.6-27B", description="model name that the server knows")
-    api_base: str = "http://localhost:8000/v1"
+    model_id: str = Field("Qwen/Qwen3.6-27B", description="model name that the server knows, or a hub id or folder")
+    api_base: str = Field("http://localhost:8000/v1", description="server; several with commas between them")
     api_key: str = Field("EMPTY", description="bearer token; env:NAME takes it from the environment", repr=False)
-    auto_serve: bool = Field(False, description="start the server; not in this version: start it yourself")
+    # servers that we start
+    auto_serve: bool = Field(False, description="start servers for backend=openai, unless one answers at api_base")
+    serve_command: str | None = Field(
+        None, description="how to start one; {port} and {model} are filled in; null: vllm serve"
+    )
+    serve_port: int = Field(8000, ge=1, le=65535, description="port of the first server; the next ones follow")
+    parallel_servers: int = Field(1, ge=1, le=64, description="servers to start, each on GPUs of its own")
+    gpus_per_server: int = Field(1, ge=0, le=64, description="GPUs of each server; 0: do not assign any")
+    serve_ready_timeout_s: float = Field(600.0, gt=0, description="how long a server may take to load its model")
+    # requests
     client_concurrency: int = Field(16, ge=1, le=1024, description="requests in flight, in the whole process")
     request_timeout_s: float = Field(120.0, gt=0)
     max_retries: int = Field(4, ge=0, le=20, description="after 429, 5xx, time-outs and broken connections")
     retry_backoff_s: float = Field(0.5, ge=0, description="first pause; doubles each time, with jitter")
+    # what is asked for
     max_new_tokens: int = Field(512, ge=16)
     temperature: float = Field(0.2, ge=0, le=2)
     structured: Literal["auto", "json_schema", "json_object", "off"] = Field(
         "auto", description="response_format; auto steps down by itself when the server refuses"
     )
+    thinking: bool = Field(False, description="let a thinking model think; off where its chat template allows")
     reasoning_effort: Literal["low", "medium", "high"] | None = None
-    chat_template_kwargs: dict[str, object] | None = None
+    chat_template_kwargs: dict[str, object] | None = Field(None, description="wins over thinking")
+    # pictures
     camera_key: str | None = Field(None, description="default camera; null: the first")
-    replay_path: Path | None = Field(None, description="answers to replay (JSONL), for backend=replay")
-    record_path: Path | None = Field(None, description="append every answer here (JSONL), for a later replay")
+    max_images: int | None = Field(None, ge=1, description="most pictures of one request; null: no limit known")
+    max_pixels: int | None = Field(None, ge=4096, description="most pixels of one picture; larger ones are scaled down")
+    video_as: Literal["data", "file"] = Field(
+        "data", description="clips inside the request, or as a path that the server can read"
+    )
+    mm_processor_kwargs: dict[str, object] | None = Field(
+        None, description="sent with clips, e.g. {fps: 2}; left out when the server refuses"
+    )
+    # models in this process, and servers that we start
+    max_model_len: int | None = Field(None, ge=512, description="context length; null: 32768 for servers that we start")
+    gpu_memory_utilization: float = Field(0.8, gt=0, le=1, description="vllm in this process")
+    device: str | None = Field(None, description="transformers: cuda, cpu, ...; null: cuda where there is one")
+    device_map: Literal["manual", "auto"] = Field("manual", description="transformers: auto spreads over all GPUs")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    batch_size: int = Field(4, ge=1, le=256, description="transformers: questions answered at once")
+    trust_remote_code: bool = Field(False, description="run code that a model's repository brings along")
+    # what it cost
+    replay_path: Path | None = Field(None, description="ledger of answers to replay (JSONL), for backend=replay")
+    record_path: Path | None = Field(None, description="ledger of every call (JSONL); null: ledger.jsonl in staging")
+    price_in: float | None = Field(None, ge=0, description="money per million tokens sent")
+    price_out: float | None = Field(None, ge=0, description="money per million tokens received")
+
+
+class JobSettings(Section):
+    """Where the run happens: here, or the same command on a rented machine."""
+
+    target: str = Field("local", description="local, or a flavor of the hub's jobs such as a10g-large or h200")
+    image: str = "vllm/vllm-openai:latest"
+    timeout: str = Field("2h", description="the machine is given back after this time")
+    detach: bool = Field(False, description="do not follow the log")
+    ref: str = Field("main", description="git reference of this package that the machine installs")
+    tags: list[str] = []
 
 
 class ExecutorSettings(Section):
@@ -144,8 +199,13 @@ class AnnotateSettings(Section):
     strict: bool = Field(False, description="write nothing when any episode or question failed")
     skip_validation: bool = Field(False, description="write although validation found errors")
     drop_subtask_index: bool = Field(True, description="drop the legacy subtask_index column")
+    push_to_hub: bool = Field(False, description="upload the result; see also annotate publish")
+    new_repo_id: str | None = Field(None, description="hub dataset to upload to; null: repo_id")
+    push_private: bool = Field(False, description="make the uploaded dataset private when it is new")
+    push_commit_message: str | None = None
     plan: PlanSettings = PlanSettings()
     interjections: InterjectionSettings = InterjectionSettings()
     vqa: VqaSettings = VqaSettings()
     vlm: VlmSettings = VlmSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    job: JobSettings = JobSettings()

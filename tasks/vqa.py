@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import prompts
 from tasks.answers.question import Picture, Question
 from tasks.cameras import default_camera
+from tasks.coordinates import model_convention
 from tasks.dataset.episode import Episode
 from tasks.dataset.frames import Wants
 from tasks.errors import EpisodeError, VideoError
@@ -49,7 +50,7 @@ def prompt_names(settings: AnnotateSettings) -> tuple[str, ...]:
     """Prompt files whose text the rows of this phase depend on."""
     kinds = tuple(dict.fromkeys(settings.vqa.question_types))
     located = any(kind in LOCATED for kind in kinds)
-    return (*(f"vqa_{kind}" for kind in kinds), *((f"coordinates_{settings.vqa.coordinates}",) if located else ()))
+    return (*(f"vqa_{kind}" for kind in kinds), *((f"coordinates_{model_convention(settings)}",) if located else ()))
 
 
 def wanted(episode: Episode, settings: AnnotateSettings, cameras: Sequence[str]) -> dict[str, Wants]:
@@ -159,7 +160,7 @@ def _question(ctx: PhaseContext, ask: Ask, picture: Picture | None) -> Question:
         "time": round(time_s, 2),
     }
     if ask.kind in LOCATED:
-        name = f"coordinates_{ctx.settings.vqa.coordinates}"
+        name = f"coordinates_{model_convention(ctx.settings)}"
         inputs["coordinates_rule"] = prompts.render(name, width=width, height=height).strip()
     return Question(
         f"vqa_{ask.kind}",
@@ -179,7 +180,7 @@ def _rows(ctx: PhaseContext, ask: Ask, qa: Answer, picture: Picture | None) -> l
     """Question and answer as rows. Raises Rejected."""
     own = _own_size(ctx, ask.camera, picture)
     shown = (picture.width, picture.height) if picture else own
-    answer = checked_answer(qa.answer, own, shown, ctx.settings.vqa.coordinates)  # type: ignore[attr-defined]
+    answer = checked_answer(qa.answer, own, shown, model_convention(ctx.settings))  # type: ignore[attr-defined]
     content = json.dumps({"type": ask.kind, **answer}, sort_keys=True, ensure_ascii=False, allow_nan=False)
     time_s = ctx.episode.times[ask.row]
     question = " ".join(qa.question.split())  # type: ignore[attr-defined]

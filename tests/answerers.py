@@ -48,6 +48,10 @@ class ScriptedAnswerer:
     def preflight(self) -> None:
         """Always ready."""
 
+    def slots(self) -> tuple[()]:
+        """No server."""
+        return ()
+
     def close(self) -> None:
         """Nothing to free."""
 
@@ -126,7 +130,7 @@ def make_context(
     size = next(((v.width, v.height) for v in episode.videos.values()), (64, 48))
     return PhaseContext(
         episode,
-        AnnotateSettings.model_validate(sections),
+        AnnotateSettings.model_validate({"vlm": {"model_id": "scripted"}, **sections}),
         answerer,
         frames or DrawnFrames(episode, size),  # type: ignore[arg-type]
         Staging(root),

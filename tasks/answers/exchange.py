@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.answers import messages, structured
 from tasks.answers.client import CallError, ChatClient, Completion
 from tasks.answers.failures import Breaker, RetryLog, Verdict, fatal, judge, pause_s
-from tasks.answers.question import Question, Reply, Usage
+from tasks.answers.question import Note, Question, Reply, Usage
+from tasks.answers.request import Ask, build
 from tasks.answers.structured import LADDER, OFF, Dialect
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
@@ -34,6 +34,7 @@ class Line:
     breaker: Breaker
     retries: RetryLog
     end: Callable[[AnswererError], None]  # ends the run for every open question
+    note: Note  # told of every question that is over
 
 
 class Exchange:
@@ -67,8 +68,12 @@ class Exchange:
 
     def fail(self, error: BaseException) -> None:
         """Settle with an error, unless settled before."""
-        with suppress(InvalidStateError):
+        try:
             self.future.set_exception(error)
+        except InvalidStateError:
+            return
+        if self._usage.requests:  # what it cost is not lost with it
+            self._line.note(self.question, Reply(None, f"not finished: {error}", self._usage))
 
     def _send(self) -> float | None:
         rung = self._rung()
@@ -95,21 +100,8 @@ class Exchange:
         return self._line.dialect.rung(self.question.answer) if wish == "auto" else LADDER.index(wish)
 
     def _body(self, rung: int) -> dict[str, Any]:
-        settings, dialect = self._line.settings, self._line.dialect
-        body: dict[str, Any] = {
-            "model": settings.model_id,
-            "messages": [messages.user_message(self._text, self._pictures), *self._correction],
-            dialect.tokens_field: self._tokens_max,
-        }
-        if dialect.sends_temperature:
-            body["temperature"] = settings.temperature
-        if (wanted := structured.response_format(self.question.answer, rung)) is not None:
-            body["response_format"] = wanted
-        if settings.reasoning_effort is not None:
-            body["reasoning_effort"] = settings.reasoning_effort
-        if settings.chat_template_kwargs is not None:
-            body["chat_template_kwargs"] = settings.chat_template_kwargs
-        return body
+        ask = Ask(self._text, self._pictures, self.question.clips, self._tokens_max, self._correction)
+        return build(ask, self.question.answer, rung, self._line.settings, self._line.dialect)
 
     def _spend(self, began: float, completion: Completion | None = None) -> None:
         usage = Usage(requests=1, latency_s=time.monotonic() - began)
@@ -136,8 +128,7 @@ class Exchange:
         if not self._correction:
             self._correction = messages.correction(text, problem)
             return 0.0
-        preview = " ".join(text.split())[:PREVIEW_CHARS_MAX]
-        return self._skip(f"{problem}; the reply: {preview!r}", by_server=False)
+        return self._skip(problem, by_server=False, preview=" ".join(text.split())[:PREVIEW_CHARS_MAX])
 
     # ------------------------------------------------------------------ failures
 
@@ -200,11 +191,14 @@ class Exchange:
 
     # ------------------------------------------------------------------ the end
 
-    def _skip(self, reason: str, by_server: bool) -> None:
+    def _skip(self, reason: str, by_server: bool, preview: str = "") -> None:
         log.info("%s: skipped: %s", self.question.label, reason)
         self._line.breaker.failed(reason, by_server)  # may end the run, for this question too
-        self._settle(Reply(None, reason, self._usage))
+        self._settle(Reply(None, reason, self._usage, preview=preview))
 
     def _settle(self, reply: Reply) -> None:
-        with suppress(InvalidStateError):  # the run may have ended meanwhile
+        try:
             self.future.set_result(reply)
+        except InvalidStateError:  # the run ended meanwhile
+            return
+        self._line.note(self.question, reply)

@@ -25,11 +25,11 @@ def make_answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
 
 def _answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
     vlm = settings.vlm
-    if vlm.auto_serve:
+    if vlm.auto_serve and vlm.backend != "openai":
         raise SettingsError(
-            "a server that is already running",
-            "--vlm.auto_serve=true, which this version does not have",
-            f"start it by hand, e.g. `vllm serve {vlm.model_id} --port 8000`, and pass --vlm.api_base={vlm.api_base}",
+            "--vlm.backend=openai with --vlm.auto_serve",
+            f"--vlm.backend={vlm.backend}, which needs no server",
+            "leave out one of the two",
         )
     if vlm.backend == "openai":
         from tasks.answers.openai import OpenAIAnswerer
@@ -49,6 +49,10 @@ def _answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
                 "record into another file",
             )
         return ReplayAnswerer(vlm.replay_path, vlm.model_id)
+    if vlm.backend in ("transformers", "vllm"):
+        from tasks.answers.local import local_answerer
+
+        return local_answerer(vlm)
     from tasks.answers.motion import MotionAnswerer
 
     return MotionAnswerer(dataset)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tasks.answers import motion_words as words
 from tasks.answers.motion_segments import TEXT_MAX, cut_window, enforce_max, segment
-from tasks.answers.question import Question, Reply
+from tasks.answers.question import Question, Reply, Slots
 from tasks.dataset.episode import Episode
 from tasks.dataset.signals import Gripper, Signals, read_signals
 from tasks.errors import DatasetError, EpisodeError
@@ -74,6 +74,10 @@ class MotionAnswerer:
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order; no answer and no reason where motion cannot know."""
         return [self._reply(q) for q in questions]
+
+    def slots(self) -> tuple[Slots, ...]:
+        """There is no server."""
+        return ()
 
     def close(self) -> None:
         """Forget the signals."""

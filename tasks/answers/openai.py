@@ -10,7 +10,7 @@ from tasks.answers.exchange import Exchange, Line
 from tasks.answers.failures import Breaker, RetryLog
 from tasks.answers.pool import SHARED
 from tasks.answers.preflight import preflight
-from tasks.answers.question import Question, Reply
+from tasks.answers.question import Note, Question, Reply, Slots, unnoted
 from tasks.answers.structured import dialect_of
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
@@ -24,12 +24,12 @@ class OpenAIAnswerer:
     vqa_types: frozenset[str] | None = None
     needs_pictures = True
 
-    def __init__(self, settings: VlmSettings) -> None:
+    def __init__(self, settings: VlmSettings, note: Note = unnoted) -> None:
         self.model_id = settings.model_id
         self._settings = settings
         self._client = ChatClient(settings)
         dialect = dialect_of(settings.api_base, settings.model_id)
-        self._line = Line(settings, self._client, dialect, Breaker(settings), RetryLog(), self._end)
+        self._line = Line(settings, self._client, dialect, Breaker(settings), RetryLog(), self._end, note)
         self._lock = threading.Lock()
         self._open: set[Exchange] = set()
         self._over: AnswererError | None = None
@@ -55,6 +55,10 @@ class OpenAIAnswerer:
                 self._open.difference_update(exchanges)
             for exchange in exchanges:
                 exchange.future.cancel()
+
+    def slots(self) -> tuple[Slots, ...]:
+        """The server, with the requests in flight."""
+        return ()
 
     def close(self) -> None:
         """Fail the open questions, drop the queued ones and free the connections. Idempotent."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -22,6 +23,19 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A video file to watch: one camera's stretch of an episode, re-encoded as H.264 so that any server can read it."""
+
+    path: Path
+    digest: str  # of what it shows: source video, stretch, size
+    seconds: float
+    width: int
+    height: int
+    fps: float  # frames per second that the model should look at
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Question:
     """Everything asked at once of a model: prompt name, inputs, pictures, and the shape of the answer."""
 
@@ -33,6 +47,7 @@ class Question:
     episode: Episode | None = None  # recorded signals, for answerers that look at motion rather than pictures
     window_s: tuple[float, float] | None = None  # episode time the question covers; None: all of it
     max_tokens: int | None = None  # reply limit; None: the answerer's own
+    clips: tuple[Clip, ...] = ()
 
     @property
     def label(self) -> str:
@@ -65,7 +80,26 @@ class Reply:
 
     answer: BaseModel | None
     reason: str | None = None  # None with no answer: the answerer cannot know, which is no failure
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = field(default_factory=Usage)  # of all attempts
+    server: str = ""  # who answered: a server's address, or the device of a model in this process
+    preview: str = ""  # the start of a reply that could not be used
+
+
+Note = Callable[[Question, Reply], None]  # told of each call when it is over, from any thread; must not raise
+
+
+def unnoted(question: Question, reply: Reply) -> None:
+    """A note that nobody keeps."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How busy a server is, for the progress view."""
+
+    name: str
+    state: str  # starting, up, down
+    busy: int
+    limit: int
 
 
 class Answerer(Protocol):
@@ -81,5 +115,8 @@ class Answerer(Protocol):
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order. Raises AnswererError only when going on makes no sense."""
 
+    def slots(self) -> tuple[Slots, ...]:
+        """Health and use of each server, now; empty where there is none."""
+
     def close(self) -> None:
-        """Free connections and threads. Idempotent."""
+        """Free connections and threads, end servers that were started. Idempotent."""

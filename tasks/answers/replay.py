@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 import prompts
-from tasks.answers.question import Answerer, Question, Reply
+from tasks.answers.question import Answerer, Question, Reply, Slots
 from tasks.errors import AnswererError
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ class RecordingAnswerer:
         for question, reply in zip(questions, replies, strict=True):
             self._append(self._line(question, reply))
         return replies
+
+    def slots(self) -> tuple[Slots, ...]:
+        """Those of the answerer behind."""
+        return self._inner.slots()
 
     def close(self) -> None:
         """Close the file and the answerer behind. Idempotent."""
@@ -159,6 +163,10 @@ class ReplayAnswerer:
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """The recorded reply of each question; skipped where there is none."""
         return [self._reply(question) for question in questions]
+
+    def slots(self) -> tuple[Slots, ...]:
+        """There is no server."""
+        return ()
 
     def close(self) -> None:
         """Nothing is held open."""

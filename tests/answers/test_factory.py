@@ -36,7 +36,7 @@ def test_recording_wraps_the_backend(tmp_path):
     ("vlm", "words"),
     [
         ({"backend": "replay"}, "--vlm.replay_path"),
-        ({"backend": "openai", "auto_serve": True}, "vllm serve"),
+        ({"backend": "motion", "auto_serve": True}, "backend=openai"),
         ({"backend": "replay", "replay_path": "a.jsonl", "record_path": "a.jsonl"}, "another file"),
     ],
 )

@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tasks.answers.question import Slots
 from tasks.phase import PhaseReport
 
 BAR_COLUMNS = 16
 LINE_EVERY_S = 2.0  # plain lines: not one per episode when episodes take milliseconds
+STATE_STYLES = {"up": "green", "starting": "yellow", "down": "bold red"}
+
+Watch = Callable[[], Sequence[Slots]]
 
 
 class Listener(Protocol):
@@ -27,6 +31,9 @@ class Listener(Protocol):
 
     def stage(self, name: str) -> None:
         """The run entered a stage, such as "opening" or "writing"."""
+
+    def watch(self, slots: Watch) -> None:
+        """Whom to ask how the servers are."""
 
     def start(self, episodes: int, phases: list[str]) -> None:
         """Phases begin."""
@@ -39,6 +46,8 @@ class Silent:
     """Hears nothing."""
 
     def stage(self, name: str) -> None: ...
+
+    def watch(self, slots: Watch) -> None: ...
 
     def start(self, episodes: int, phases: list[str]) -> None: ...
 
@@ -55,6 +64,10 @@ class Tally:
         self.phases: list[str] = []
         self.now = "starting"
         self.counts: dict[str, Counter[str]] = {}
+        self.slots: Watch = tuple
+
+    def watch(self, slots: Watch) -> None:
+        self.slots = slots
 
     def stage(self, name: str) -> None:
         with self.lock:
@@ -106,14 +119,36 @@ class PlainView(Tally):
         if last or time.monotonic() - self.said > LINE_EVERY_S:
             self.said = time.monotonic()
             line = f"[annotate] {report.phase}: {c['ended']}/{self.episodes} episodes, {c['cached']} cached, "
-            line += f"{c['failed']} failed, {c['requests']} requests"
+            line += f"{c['failed']} failed, {c['requests']} requests{_in_words(self.slots())}"
             self.console.print(line, highlight=False, markup=False)
 
 
-class LiveView(Tally):
-    """A table that redraws itself."""
+def _in_words(slots: Sequence[Slots]) -> str:
+    """ "; 14 of 32 slots busy, server-1 down", or nothing where there are no servers."""
+    if not slots:
+        return ""
+    up = [s for s in slots if s.state == "up"]
+    words = f"; {sum(s.busy for s in up)} of {sum(s.limit for s in up)} slots busy"
+    return words + "".join(f", {s.name} {s.state}" for s in slots if s.state != "up")
 
-    def __rich__(self) -> Table:
+
+class LiveView(Tally):
+    """Tables that redraw themselves: phases, and servers where there are any."""
+
+    def __rich__(self) -> Group:
+        servers = self._servers()
+        return Group(self._phases(), servers) if servers.row_count else Group(self._phases())
+
+    def _servers(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in ("server", "state", "", "busy"):
+            table.add_column(name, justify="right" if name == "busy" else "left")
+        for s in self.slots():
+            bar = ProgressBar(total=max(1, s.limit), completed=s.busy, width=BAR_COLUMNS)
+            table.add_row(s.name, Text(s.state, STATE_STYLES.get(s.state, "")), bar, f"{s.busy}/{s.limit}")
+        return table
+
+    def _phases(self) -> Table:
         eta = self.eta_s
         left = "" if eta is None else f", about {eta:.0f} s left"
         table = Table(title=Text(f"{self.now}{left}", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)

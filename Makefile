@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PY312  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) $(shell command -v python3.12 2>/dev/null))
 PY312_WORKS := $(shell test -n "$(PY312)" && $(PY312) -c "import venv" 2>/dev/null && echo yes)
 WORKERS ?= 2
+TORCH  ?= torch==2.13.0
 
 .PHONY: demo test test-fast compat lint bench clean
 
@@ -14,7 +15,9 @@ $(VENV)/.annotate: pyproject.toml
 	$(BIN)/pip install -q -e '.[annotate]'
 	touch $@
 
+# torch by itself and first: what comes after it must not choose another build
 $(VENV)/.dev: $(VENV)/.annotate
+	$(BIN)/pip install -q '$(TORCH)'
 	$(BIN)/pip install -q -e '.[dev]'
 	touch $@
 
@@ -48,6 +51,9 @@ bench: $(VENV)/.dev ## tables of measured figures beside their bars
 	$(BIN)/python -m bench.bench_listing
 	$(BIN)/python -m bench.bench_validate
 	$(BIN)/python -m bench.bench_writer
+	$(BIN)/python -m bench.bench_prompt
+	$(BIN)/python -m bench.bench_client
+	$(BIN)/python -m bench.bench_evaluate
 	$(BIN)/python -m bench.bench_annotate
 
 clean:

@@ -17,7 +17,7 @@ ALLOWED = {
     "tasks": {"prompts"},
     "flows": {"tasks", "prompts"},
 }
-HEAVY = ("torch", "lerobot", "prefect", "pyarrow", "av", "duckdb", "openai", "PIL")
+HEAVY = ("torch", "transformers", "vllm", "lerobot", "prefect", "pyarrow", "av", "duckdb", "matplotlib", "PIL", "httpx")
 
 
 def imports_of(path: Path) -> set[str]:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from flows.session import RunSummary
 
 PICTURE_COLUMNS = 110
+SPOKEN = (
+    "tasks.answers.servers",
+    "tasks.answers.server_log",
+)  # a model takes minutes to load: silence looks like a hang
 DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what
 could be annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""
@@ -135,6 +139,13 @@ def _annotate_prefect(settings: AnnotateSettings) -> RunSummary:
         return annotate(config=settings)
 
 
+class _Spoken(logging.Handler):
+    """Log records as lines on the error console, above a live view."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"[annotate] {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -143,6 +154,10 @@ def _set_up_logging(verbose: bool) -> None:
         logger.handlers = [handler] if verbose else [logging.NullHandler()]
         logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
         logger.propagate = False
+    for name in () if verbose else SPOKEN:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Spoken()], False
+        logger.setLevel(logging.INFO)
 
 
 def _print_summary(summary: RunSummary) -> None:

@@ -33,3 +33,13 @@ def dataset_copy(generated_dataset: Path, tmp_path: Path) -> Path:
     truth = generated_dataset.with_name(f"{generated_dataset.name}.truth.json")
     shutil.copy2(truth, tmp_path / truth.name)
     return Path(shutil.copytree(generated_dataset, tmp_path / generated_dataset.name))
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random-weight vision-language model, or skip where the libraries to build it are missing."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests.tiny_vlm import build
+
+    return build(tmp_path_factory.mktemp("models") / "tiny-vlm")

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from flows.session import RunSummary
 
 PICTURE_COLUMNS = 110
-SPOKEN = (
-    "tasks.answers.servers",
-    "tasks.answers.server_log",
-)  # a model takes minutes to load: silence looks like a hang
+# A model takes minutes to load: silence would look like a hang.
+SPOKEN = ("tasks.answers.servers", "tasks.answers.server_log")
 DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what
 could be annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""

@@ -20,9 +20,8 @@ SCALE = 2
 POSITIONS_MAX = 16384
 VOCABULARY = 1500
 GRID = 4
-CLOSING_BIAS = 0.3  # logits of random weights differ by about 0.16
+QUOTE_BIAS, COMMA_BIAS = 0.4, -0.4  # logits of random weights differ by about 0.16
 ODD_BIAS = -10.0
-CLOSING = ('"', "]", "}", '"}', '"]', "}]")
 
 TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}: "
@@ -132,13 +131,17 @@ def _model(processor):
 
 
 def _leanings(tokenizer) -> list[list]:
-    """Likes to close strings and lists, avoids blanks and control characters: what it says in JSON is short and valid."""
-    texts = {i: tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids}
-    closing = [i for i, text in texts.items() if text in CLOSING]
-    odd = [
-        i for i, text in texts.items() if not text.strip() or text[0].isspace() and text[1] == '"' or min(text) < " "
-    ]
-    return [[[i], CLOSING_BIAS] for i in closing] + [[[i], ODD_BIAS] for i in odd]
+    """What it says in JSON is short and valid: it closes strings and avoids commas, blanks, controls."""
+    biases = []
+    for token in set(range(len(tokenizer))) - set(tokenizer.all_special_ids):
+        text = tokenizer.decode([token])
+        if not text.strip() or min(text) < " " or text.startswith(' "'):
+            biases.append([[token], ODD_BIAS])
+        elif text[0] == '"':
+            biases.append([[token], QUOTE_BIAS])
+        elif "," in text:
+            biases.append([[token], COMMA_BIAS])
+    return biases
 
 
 if __name__ == "__main__":

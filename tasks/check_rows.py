@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tasks.coordinates import THOUSAND
 from tasks.errors import RowError
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, PERSISTENT, column_for_style
 from tasks.report import Finding
 
 Sizes = Mapping[str, tuple[int, int]]
+THOUSANDTHS = "norm1000"  # value of an answer's `coordinates` where its numbers are no pixels
 ONE_AT_A_TIME = frozenset({"subtask", "plan", "memory"})
 
 
@@ -60,7 +62,7 @@ def _each(rows: Sequence[Row], column: str, at: Sequence[int | None], sizes: Siz
 
 
 def _answer(row: Row, sizes: Sizes) -> Iterator[str]:
-    """What is wrong with a visual answer: JSON, and pixels inside the camera's own frame."""
+    """What is wrong with a visual answer: JSON, and numbers inside the camera's own frame."""
     try:
         answer = json.loads(row.content or "")
     except ValueError:
@@ -69,11 +71,15 @@ def _answer(row: Row, sizes: Sizes) -> Iterator[str]:
     if not isinstance(answer, dict):
         yield f"want a JSON object as answer, found {row.content!r}"
         return
-    width, height = sizes[row.camera or ""]
+    unit = answer.get("coordinates", "pixel")
+    if unit not in ("pixel", THOUSANDTHS):
+        yield f"want coordinates {THOUSANDTHS} or pixels, found {unit!r}"
+        return
+    width, height = (THOUSAND, THOUSAND) if unit == THOUSANDTHS else sizes[row.camera or ""]
     for x, y in _points(answer):
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (x, y))
         if not numbers or not (0 <= x <= (width or x) and 0 <= y <= (height or y)):
-            yield f"want pixels inside {width}x{height} of {row.camera}, found ({x}, {y})"
+            yield f"want a {unit} inside {width}x{height} of {row.camera}, found ({x}, {y})"
     for box in _boxes(answer):
         if len(box) == 4 and all(isinstance(v, int | float) for v in box) and (box[0] >= box[2] or box[1] >= box[3]):
             yield f"want a box as x_min, y_min, x_max, y_max, found {box}"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.coordinates import in_pixels
 from tasks.dataset.episode import Episode
 from tasks.dataset.layout import open_dataset
 from tasks.errors import SettingsError
@@ -37,7 +38,10 @@ class Exchange:
 
 @dataclass(frozen=True)
 class VisualQA:
-    """A question about one picture. The answer is None when there is none, text when it is no JSON."""
+    """A question about one picture. The answer is None when there is none, text when it is no JSON.
+
+    Numbers of boxes and points are pixels of the camera's own frame, however the row counts them.
+    """
 
     time_s: float
     camera: str
@@ -152,6 +156,6 @@ def _visual(rows: Sequence[Row]) -> list[VisualQA]:
 
 def _decoded(content: str | None) -> Any:
     try:
-        return None if content is None else json.loads(content)
+        return None if content is None else in_pixels(json.loads(content))
     except ValueError:
         return content

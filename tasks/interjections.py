@@ -13,6 +13,7 @@ from itertools import pairwise
 from tasks.answers.question import Picture, Question
 from tasks.cameras import default_camera
 from tasks.dataset.episode import Episode
+from tasks.dataset.frames import Still
 from tasks.errors import EpisodeError, VideoError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext, Staged
@@ -155,5 +156,6 @@ def _stills(ctx: PhaseContext, start_s: float, end_s: float) -> tuple[Picture, .
     if camera is None:
         return ()
     times = even_times(start_s, end_s, ctx.settings.interjections.interjection_window_frames)
-    stills = ctx.frames.stills(camera, times, STILL_WIDTH_MAX, ctx.settings.vqa.image_quality)
+    still = Still(STILL_WIDTH_MAX, ctx.settings.vqa.image_quality, ctx.settings.vlm.max_pixels)
+    stills = ctx.frames.stills(camera, times, still)
     return tuple(replace(picture, caption=f"{time_s:.2f} s:") for time_s, picture in stills)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tasks.answers.question import Answerer, Question, Usage
 from tasks.dataset.episode import Episode
 from tasks.dataset.frames import EpisodeFrames
+from tasks.dataset.signals import Signals
 from tasks.language.rows import Row
 from tasks.settings import AnnotateSettings
 from tasks.staging import Staging
@@ -67,6 +68,7 @@ class PhaseContext:
     staging: Staging
     report: PhaseReport
     dataset_rows: list[Row] | None = None  # rows that the dataset already has, where a phase builds on them
+    signals: Callable[[], Signals] | None = None  # reads what the joints recorded; None: nobody can tell
 
     def ask(self, questions: Sequence[Question]) -> list[Any]:
         """Typed answers in order, None where there is none; failures go into the report."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from tasks.context import RunContext
 from tasks.dataset.episode import Episode
 from tasks.dataset.files import write_atomic
 from tasks.dataset.frames import Wants
+from tasks.dataset.signals import read_signals
 from tasks.errors import AnnotateError, AnswererError, DatasetError, EpisodeError, StagingError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext, PhaseReport, Staged
@@ -122,6 +124,7 @@ def _run_phase(context: RunContext, episode: Episode, phase: PhaseName) -> Phase
     report = PhaseReport(episode.episode_index, phase)
     frames = context.frames(episode, wants(context, episode))
     ctx = PhaseContext(episode, context.settings, context.answerer, frames, context.staging, report)
+    ctx.signals = partial(read_signals, context.dataset, episode)
     if phase == "interjections" and "plan" not in context.settings.phases:
         ctx.dataset_rows = context.dataset_rows(episode)
     staged: Staged = MODULES[phase].run(ctx)
@@ -178,8 +181,7 @@ def _merge(tiles: Wants, stills: Wants) -> Wants:
     return replace(
         tiles,
         stills=tiles.stills | stills.stills,
-        still_width_max=stills.still_width_max,
-        still_quality=stills.still_quality,
+        still=stills.still,
     )
 
 

@@ -1,7 +1,7 @@
 """Phase `vqa`: questions about single frames, each with an answer of a known shape.
 
 Every frame is asked for itself, and per camera: an answer is true for the pixels it was asked about and no others.
-Coordinates are stored in pixels of the camera's own frame, with that frame's size, whatever the model counts in.
+Coordinates are stored in one convention, with the frame's size, whatever the model counts in (tasks/coordinates.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import prompts
 from tasks.answers.question import Picture, Question
 from tasks.cameras import default_camera
-from tasks.coordinates import model_convention
+from tasks.coordinates import Rejected, Scale, Size, model_convention, side_multiple
 from tasks.dataset.episode import Episode
-from tasks.dataset.frames import Wants
+from tasks.dataset.frames import Still, Wants
 from tasks.errors import EpisodeError, VideoError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext, Staged
@@ -28,13 +28,8 @@ from tasks.settings import AnnotateSettings
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = "1"
-OUTSIDE_SHARE_MAX = 0.02  # of the frame: rounding and tight edges; what lies farther outside is a wrong answer
+CODE_VERSION = "2"
 LOCATED = ("bbox", "keypoint")  # question types whose answers hold coordinates
-
-
-class Rejected(ValueError):
-    """An answer of the right shape that cannot be true."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +53,13 @@ def wanted(episode: Episode, settings: AnnotateSettings, cameras: Sequence[str])
     rows = frozenset(anchors(episode, settings.vqa.vqa_emission_hz, settings.vqa.K))
     if not rows:
         return {}
-    width, quality = settings.vqa.image_width_max, settings.vqa.image_quality
-    views = _views(settings, cameras)
-    return {camera: Wants(stills=rows, still_width_max=width, still_quality=quality) for camera in views}
+    return {camera: Wants(stills=rows, still=_still(settings)) for camera in _views(settings, cameras)}
+
+
+def _still(settings: AnnotateSettings) -> Still:
+    """As large as is sent: nothing may scale a picture later whose size the question tells and the answer counts in."""
+    vqa = settings.vqa
+    return Still(vqa.image_width_max, vqa.image_quality, settings.vlm.max_pixels, side_multiple(settings))
 
 
 def _views(settings: AnnotateSettings, cameras: Sequence[str], default_only: bool = False) -> list[str]:
@@ -132,16 +131,16 @@ def _pictures(ctx: PhaseContext, asks: Sequence[Ask]) -> list[Picture | None]:
     """The still of each question; None throughout when the answerer looks at signals."""
     if not ctx.answerer.needs_pictures:
         return [None] * len(asks)
-    episode, settings = ctx.episode, ctx.settings.vqa
+    episode, still = ctx.episode, _still(ctx.settings)
     stills: dict[tuple[str, int], Picture] = {}
     for camera in dict.fromkeys(a.camera for a in asks):
         times = [episode.times[a.row] for a in asks if a.camera == camera]
-        for time_s, picture in ctx.frames.stills(camera, times, settings.image_width_max, settings.image_quality):
+        for time_s, picture in ctx.frames.stills(camera, times, still):
             stills[camera, episode.nearest(time_s)] = picture
     return [stills[a.camera, a.row] for a in asks]
 
 
-def _own_size(ctx: PhaseContext, camera: str, picture: Picture | None) -> tuple[int, int]:
+def _own_size(ctx: PhaseContext, camera: str, picture: Picture | None) -> Size:
     """Width and height of the camera's own frame; that of the picture where the metadata do not tell."""
     video = ctx.episode.videos[camera]
     if video.width > 0 and video.height > 0:
@@ -180,7 +179,8 @@ def _rows(ctx: PhaseContext, ask: Ask, qa: Answer, picture: Picture | None) -> l
     """Question and answer as rows. Raises Rejected."""
     own = _own_size(ctx, ask.camera, picture)
     shown = (picture.width, picture.height) if picture else own
-    answer = checked_answer(qa.answer, own, shown, model_convention(ctx.settings))  # type: ignore[attr-defined]
+    scale = Scale(model_convention(ctx.settings), shown, own, ctx.settings.vqa.stored_coordinates)
+    answer = checked_answer(qa.answer, scale)  # type: ignore[attr-defined]
     content = json.dumps({"type": ask.kind, **answer}, sort_keys=True, ensure_ascii=False, allow_nan=False)
     time_s = ctx.episode.times[ask.row]
     question = " ".join(qa.question.split())  # type: ignore[attr-defined]
@@ -190,37 +190,14 @@ def _rows(ctx: PhaseContext, ask: Ask, qa: Answer, picture: Picture | None) -> l
     ]
 
 
-def checked_answer(answer: Answer, own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> dict[str, object]:
-    """The answer as it is stored, coordinates in pixels of the camera's own frame. Raises Rejected.
-
-    own, shown: (width, height) of the camera's frame and of the picture that was sent.
-    """
+def checked_answer(answer: Answer, scale: Scale) -> dict[str, object]:
+    """The answer as it is stored. Raises Rejected."""
     data = answer.model_dump(exclude_none=True)
     if isinstance(answer, Bbox):
         for detection in data["detections"]:
-            detection["bbox"] = own_box(detection["bbox"], own, shown, coordinates)
+            detection["bbox"] = scale.box(detection["bbox"])
     elif isinstance(answer, Keypoint):
-        data["point"] = [_own(v, axis, own, shown, coordinates) for axis, v in enumerate(answer.point)]
+        data["point"] = scale.point(answer.point)
     elif isinstance(answer, Spatial) and answer.subject.casefold() == answer.object.casefold():
         raise Rejected(f"want two different things, got {answer.subject!r} twice")
-    if isinstance(answer, Bbox | Keypoint):
-        data["image_size"] = list(own)
-    return data
-
-
-def own_box(box: Sequence[float], own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> list[float]:
-    """x_min, y_min, x_max, y_max in pixels of the camera's own frame, in order and inside. Raises Rejected."""
-    values = [_own(v, i % 2, own, shown, coordinates) for i, v in enumerate(box)]
-    (x0, x1), (y0, y1) = sorted(values[0::2]), sorted(values[1::2])
-    if x1 <= x0 or y1 <= y0:
-        raise Rejected(f"want a box with an area, got {list(box)}")
-    return [x0, y0, x1, y1]
-
-
-def _own(value: float, axis: int, own: tuple[int, int], shown: tuple[int, int], coordinates: str) -> float:
-    """One coordinate (axis 0: x) in pixels of the camera's own frame, to a tenth, clamped when just outside."""
-    full = {"pixel": shown[axis], "norm1000": 1000, "norm1": 1}[coordinates]
-    share = value / full
-    if not -OUTSIDE_SHARE_MAX <= share <= 1 + OUTSIDE_SHARE_MAX:
-        raise Rejected(f"want {'xy'[axis]} in 0..{full}, got {value:g}; is vqa.coordinates={coordinates} right?")
-    return round(min(max(share, 0.0), 1.0) * own[axis], 1)
+    return {**data, **scale.stamp()} if isinstance(answer, Bbox | Keypoint) else data

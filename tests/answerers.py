@@ -9,7 +9,8 @@ import numpy as np
 
 from tasks.answers.question import Picture, Question, Reply
 from tasks.dataset.episode import Episode, VideoRef
-from tasks.dataset.frames import Shot, encode_jpeg
+from tasks.dataset.frames import Shot, Still, encode_jpeg
+from tasks.dataset.video import fit_size
 from tasks.errors import VideoError
 from tasks.phase import PhaseContext, PhaseReport
 from tasks.settings import AnnotateSettings
@@ -92,11 +93,11 @@ class DrawnFrames:
         """As EpisodeFrames.tiles."""
         return [Shot(self.episode.times[r], self._rgb(r, width)) for r in self._rows("tiles", camera, times)]
 
-    def stills(self, camera: str, times: Sequence[float], width_max: int, quality: int) -> list[tuple[float, Picture]]:
+    def stills(self, camera: str, times: Sequence[float], still: Still) -> list[tuple[float, Picture]]:
         """As EpisodeFrames.stills."""
-        width = min(width_max, self.size[0])
+        width, height = fit_size(self.size, still.width_max, still.pixels_max, still.multiple)
         return [
-            (self.episode.times[r], encode_jpeg(self._rgb(r, width), quality))
+            (self.episode.times[r], encode_jpeg(np.full((height, width, 3), r % 256, np.uint8), still.quality))
             for r in self._rows("stills", camera, times)
         ]
 

@@ -35,6 +35,7 @@ def vqa_pair(t: float, camera: str, **answer: object) -> list[Row]:
 
 BOX = {"label": "block", "bbox_format": "xyxy", "bbox": [0, 10.5, 640, 480.0]}
 BBOX = {"type": "bbox", "detections": [BOX], "image_size": [640, 480]}
+THOUSANDTHS = {**BBOX, "coordinates": "norm1000", "detections": [{**BOX, "bbox": [0, 10, 1000, 1000]}]}
 POINT = {"type": "keypoint", "label": "block", "point_format": "xy", "point": [320, 0], "image_size": [320, 240]}
 COUNT = {"type": "count", "label": "blocks", "count": 0, "note": None}
 ATTRIBUTE = {"type": "attribute", "label": "block", "attribute": "colour", "value": "blau – größer"}

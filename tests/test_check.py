@@ -119,8 +119,15 @@ def test_a_dataset_as_written_has_no_findings(root):
     assert report.findings == [] and report.episodes_checked == 3 and report.rows_checked == 33
 
 
-@pytest.mark.parametrize("answer", [BOX, POINT, box(0, 0, 320, 240)], ids=str)
-def test_pixels_inside_the_frame_are_fine(root, answer):
+THOUSANDTHS = {"coordinates": "norm1000", "image_size": [320, 240]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [BOX, POINT, box(0, 0, 320, 240), {**box(0, 0, 1000, 1000), **THOUSANDTHS}],
+    ids=["0", "1", "2", "norm1000"],
+)
+def test_numbers_inside_the_frame_are_fine(root, answer):
     edit(root, EVENTS, vqa(answer))
     assert check_dataset(root).findings == []
 
@@ -160,6 +167,9 @@ BROKEN_ROWS = {
         (EVENTS, vqa(box(30, 0, 30, 20))),
         (EVENTS, vqa(box("a", 0, 30, 20))),
         (EVENTS, vqa({**POINT, "point": [10, 300]})),
+        (EVENTS, vqa({**POINT, "point": [10, 1001], **THOUSANDTHS})),
+        (EVENTS, vqa({**POINT, "coordinates": "norm1"})),
+        (EVENTS, vqa({**POINT, "coordinates": [1]})),
     ],
     "row": [
         (EVENTS, lambda cells: cells[4].append(row("x", "shout"))),

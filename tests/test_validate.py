@@ -33,6 +33,7 @@ from tests.staged_rows import (
     MODULES,
     POINT,
     SPATIAL,
+    THOUSANDTHS,
     WRIST,
     Staged,
     T,
@@ -178,6 +179,19 @@ BROKEN: list[tuple[str, str, int | None, Breaker]] = [  # check, phase, row, wha
     ("vqa_image_size", "vqa", 4, lambda s: set_answer(s, 1, POINT, image_size=[640, 480])),
     ("vqa_image_size", "vqa", 4, lambda s: set_answer(s, 1, POINT, image_size=[320, 240, 3])),
     ("vqa_image_size", "vqa", 4, lambda s: set_answer(s, 1, POINT, image_size="320x240")),
+    ("vqa_coordinates", "vqa", 4, lambda s: set_answer(s, 1, POINT, coordinates="norm1")),
+    ("vqa_coordinates", "vqa", 4, lambda s: set_answer(s, 1, POINT, coordinates=1000)),
+    ("vqa_point_outside", "vqa", 4, lambda s: set_answer(s, 1, POINT, coordinates="norm1000", point=[1001, 5])),
+    ("vqa_thousandths", "vqa", 4, lambda s: set_answer(s, 1, POINT, coordinates="norm1000", point=[0.5, 5])),
+    ("vqa_thousandths", "vqa", 2, lambda s: set_answer(s, 0, BBOX, coordinates="norm1000")),
+    (
+        "vqa_box_outside",
+        "vqa",
+        2,
+        lambda s: set_answer(s, 0, THOUSANDTHS, detections=[{**BOX, "bbox": [1, 1, 2, 1001]}]),
+    ),
+    ("vqa_box_order", "vqa", 2, lambda s: set_answer(s, 0, THOUSANDTHS, detections=[{**BOX, "bbox": [30, 1, 20, 2]}])),
+    ("vqa_image_size", "vqa", 2, lambda s: set_answer(s, 0, THOUSANDTHS, image_size=[1000, 1000])),
 ]
 
 
@@ -252,6 +266,13 @@ def test_pixels_are_bounded_by_the_stated_size_where_the_dataset_says_nothing(tm
     set_answer(staged, 0, BBOX, image_size=[320, 240])
     assert set(staged.judge(tmp_path).by_check()) == {"vqa_box_outside"}
     set_answer(staged, 0, BBOX, image_size=None)
+    assert staged.judge(tmp_path).findings == []
+
+
+def test_thousandths_are_bounded_by_a_thousand_whatever_the_camera_records(tmp_path):
+    staged = Staged()
+    set_answer(staged, 0, THOUSANDTHS)
+    set_answer(staged, 1, POINT, coordinates="norm1000", point=[1000, 999])
     assert staged.judge(tmp_path).findings == []
 
 

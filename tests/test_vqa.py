@@ -8,20 +8,19 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from tasks import vqa
-from tasks.answers.question import Question
-from tasks.dataset.frames import EpisodeFrames
+from tasks.answers.question import Picture, Question
+from tasks.coordinates import Rejected, Scale
+from tasks.dataset.frames import EpisodeFrames, Still
 from tasks.dataset.layout import open_dataset
 from tasks.errors import EpisodeError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext
 from tasks.questions import Attribute, Bbox, Count, Detection, Keypoint, Spatial
 from tasks.settings import AnnotateSettings
-from tasks.vqa import Rejected, anchors, checked_answer, own_box
+from tasks.vqa import anchors, checked_answer
 from tests.answerers import FRONT, WRIST, DrawnFrames, ScriptedAnswerer, make_context, make_episode
 
 BOX = {"detections": [{"label": "cup", "bbox_format": "xyxy", "bbox": [1, 2, 30, 40]}]}
@@ -186,50 +185,78 @@ def test_other_conventions_become_pixels_of_the_camera(tmp_path: Path, coordinat
     assert first_answer(ctx)["detections"][0]["bbox"] == [160.0, 240.0, 320.0, 480.0]  # type: ignore[index]
 
 
-def test_boxes_are_put_in_order_and_clamped_when_just_outside() -> None:
-    size = (640, 480)
-    assert own_box([30, 40, 1, 2], size, size, "pixel") == [1, 2, 30, 40]
-    assert own_box([-12.8, 0, 652.8, 489.6], size, size, "pixel") == [0, 0, 640, 480]
-
-
-@pytest.mark.parametrize("box", [[-20, 0, 10, 10], [0, 0, 700, 10], [0, 0, 10, 500], [5, 5, 5, 9], [5, 9, 8, 9]])
-def test_boxes_that_cannot_be_true_are_rejected(box: list[float]) -> None:
-    with pytest.raises(Rejected):
-        own_box(box, (640, 480), (640, 480), "pixel")
-
-
-@given(
-    box=st.lists(st.floats(-2000, 2000), min_size=4, max_size=4),
-    coordinates=st.sampled_from(["pixel", "norm1000", "norm1"]),
-)
-def test_a_stored_box_always_lies_inside_the_frame(box, coordinates) -> None:
-    try:
-        x0, y0, x1, y1 = own_box(box, (640, 480), (320, 240), coordinates)
-    except Rejected:
-        return
-    assert 0 <= x0 < x1 <= 640 and 0 <= y0 < y1 <= 480
-
-
 def test_a_point_outside_or_one_thing_twice_is_rejected() -> None:
-    size = (640, 480)
-    assert checked_answer(Keypoint(label="lid", point=[10.26, 20]), size, size, "pixel")["point"] == [10.3, 20.0]
+    scale = Scale("pixel", (640, 480), (640, 480))
+    assert checked_answer(Keypoint(label="lid", point=[10.26, 20]), scale)["point"] == [10.3, 20.0]
     with pytest.raises(Rejected):
-        checked_answer(Keypoint(label="lid", point=[10, 600]), size, size, "pixel")
+        checked_answer(Keypoint(label="lid", point=[10, 600]), scale)
     with pytest.raises(Rejected):
-        checked_answer(Spatial(subject="Cup", relation="near", object="cup"), size, size, "pixel")
+        checked_answer(Spatial(subject="Cup", relation="near", object="cup"), scale)
 
 
 def test_one_bad_box_rejects_the_answer_and_nothing_is_kept_of_it() -> None:
     good, bad = Detection(label="a", bbox=[0, 0, 9, 9]), Detection(label="b", bbox=[0, 0, 9, 999])
     with pytest.raises(Rejected):
-        checked_answer(Bbox(detections=[good, bad]), (64, 48), (64, 48), "pixel")
+        checked_answer(Bbox(detections=[good, bad]), Scale("pixel", (64, 48), (64, 48)))
 
 
 def test_other_answers_are_stored_as_they_are() -> None:
-    size = (64, 48)
-    assert checked_answer(Count(label="cups", count=2), size, size, "pixel") == {"label": "cups", "count": 2}
+    scale = Scale("pixel", (64, 48), (64, 48), "norm1000")
+    assert checked_answer(Count(label="cups", count=2), scale) == {"label": "cups", "count": 2}
     attribute = Attribute(label="door", attribute="state", value="open")
-    assert checked_answer(attribute, size, size, "pixel") == {"label": "door", "attribute": "state", "value": "open"}
+    assert checked_answer(attribute, scale) == {"label": "door", "attribute": "state", "value": "open"}
+
+
+def test_thousandths_are_stored_when_the_settings_say_so(tmp_path: Path) -> None:
+    assert first_answer(only("bbox", BOX, tmp_path, stored_coordinates="norm1000")) == {
+        "type": "bbox",
+        "image_size": [640, 480],
+        "coordinates": "norm1000",
+        "detections": [{"label": "cup", "bbox_format": "xyxy", "bbox": [2, 4, 47, 83]}],
+    }
+
+
+# ---------------------------------------------------------------- the picture that is sent
+
+
+def sent(root: Path, *, size: tuple[int, int] = (640, 480), **sections: dict[str, object]) -> tuple[Question, Picture]:
+    """The question about the first frame of a camera of that size, and its picture."""
+    sections.setdefault("vqa", {})["question_types"] = ["bbox"]
+    ctx = context(root, SAID, episode=make_episode(0.0, size=size), **sections)
+    run(ctx)
+    (picture,) = asked(ctx)[0].pictures
+    assert Image.open(BytesIO(picture.jpeg)).size == (picture.width, picture.height)
+    return asked(ctx)[0], picture
+
+
+def test_no_picture_has_more_pixels_than_the_model_takes_and_its_size_is_told(tmp_path: Path) -> None:
+    question, picture = sent(tmp_path, vlm={"max_pixels": 100_000, "model_id": "some-model"})
+    assert picture.width * picture.height <= 100_000 < (picture.width + 4) * (picture.height + 4)
+    assert picture.width / picture.height == pytest.approx(640 / 480, rel=0.01)
+    assert (question.inputs["width"], question.inputs["height"]) == (picture.width, picture.height)
+    assert f"{picture.width} at the right edge" in str(question.inputs["coordinates_rule"])
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_pixels": 200_000}])
+def test_a_model_that_counts_pixels_after_stretching_gets_a_picture_that_it_need_not_stretch(
+    tmp_path: Path, limits: dict[str, object]
+) -> None:
+    model = {"model_id": "Qwen/Qwen2.5-VL-7B-Instruct", **limits}
+    question, picture = sent(tmp_path, vlm=model)
+    assert picture.width % 28 == picture.height % 28 == 0
+    assert picture.width * picture.height <= limits.get("max_pixels", 1 << 30)  # type: ignore[operator]
+    assert (question.inputs["width"], question.inputs["height"]) == (picture.width, picture.height)
+    if not limits:
+        assert (picture.width, picture.height) == (644, 476)
+    edge = {"detections": [{"label": "cup", "bbox": [0, 0, picture.width, picture.height / 2]}]}
+    ctx = context(
+        tmp_path,
+        {"vqa_bbox": {"question": "Where?", "answer": edge}},
+        vlm=model,
+        vqa={"question_types": ["bbox"]},
+        episode=make_episode(0.0, size=(640, 480)),
+    )
+    assert first_answer(ctx)["detections"][0]["bbox"] == [0.0, 0.0, 640.0, 240.0]  # type: ignore[index]
 
 
 def test_a_rejected_answer_is_a_skip_with_a_reason(tmp_path: Path) -> None:
@@ -278,6 +305,6 @@ def test_a_real_episode_from_its_mp4(tmp_path: Path, generated_dataset: Path) ->
     rows = run(ctx)
     assert {r.camera for r in rows} == set(dataset.cameras) and len(rows) == 2 * 2 * 4
     assert frames.decoded == 2 * 4
-    own = frames.stills(dataset.cameras[0], [1.0], 1280, 84)[0][1]
+    own = frames.stills(dataset.cameras[0], [1.0], Still())[0][1]
     (shown,) = [q for q in asked(ctx) if q.pictures[0].jpeg == own.jpeg]
     assert shown.window_s == (episode.snap(1.0),) * 2

@@ -29,14 +29,23 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Still:
+    """How large and how good a JPEG of a frame may be."""
+
+    width_max: int = 1280
+    quality: int = 84
+    pixels_max: int | None = None
+    multiple: int = 1  # of both sides, for models that would stretch any other picture to it
+
+
+@dataclass(frozen=True)
 class Wants:
     """Which frames of one camera the enabled phases will ask for, so that one pass decodes them all."""
 
     tiles: frozenset[int] = frozenset()  # rows wanted as small RGB tiles
     tile_width: int = 224
     stills: frozenset[int] = frozenset()  # rows wanted as JPEG stills
-    still_width_max: int = 1280
-    still_quality: int = 84
+    still: Still = Still()
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,7 @@ class StillKey:
     """One JPEG."""
 
     row: int
-    width_max: int
-    quality: int
+    still: Still
 
 
 Key = TileKey | StillKey
@@ -62,7 +70,7 @@ Key = TileKey | StillKey
 def keys_of(wants: Wants) -> set[Key]:
     """The pictures that a want list names."""
     tiles: set[Key] = {TileKey(row, wants.tile_width) for row in wants.tiles}
-    return tiles | {StillKey(row, wants.still_width_max, wants.still_quality) for row in wants.stills}
+    return tiles | {StillKey(row, wants.still) for row in wants.stills}
 
 
 class _Reel:
@@ -99,7 +107,7 @@ class _Reel:
         self.size_bytes = 0
 
     def _decode(self, keys: Iterable[Key]) -> None:
-        from tasks.dataset.video import Scaler
+        from tasks.dataset.video import Scaler, fit_size
 
         by_row: dict[int, list[Key]] = {}
         for key in keys:
@@ -114,7 +122,9 @@ class _Reel:
                     picture = scaler.rgb(frame, key.width)
                     size_bytes = picture.nbytes
                 else:
-                    picture = encode_jpeg(scaler.rgb(frame, min(frame.width, key.width_max)), key.quality)
+                    still = key.still
+                    size = fit_size((frame.width, frame.height), still.width_max, still.pixels_max, still.multiple)
+                    picture = encode_jpeg(scaler.rgb(frame, *size), still.quality)
                     size_bytes = len(picture.jpeg)
                 self.pictures[key] = picture
                 self.size_bytes += size_bytes
@@ -165,10 +175,10 @@ class EpisodeFrames:
         pictures = self._get(camera, [TileKey(row, width) for row in rows])
         return [Shot(self.episode.times[row], rgb) for row, rgb in zip(rows, pictures, strict=True)]
 
-    def stills(self, camera: str, times: Sequence[float], width_max: int, quality: int) -> list[tuple[float, Picture]]:
-        """(frame time, JPEG) per distinct frame nearest to the given times, in time order, at most `width_max` wide."""
+    def stills(self, camera: str, times: Sequence[float], still: Still) -> list[tuple[float, Picture]]:
+        """(frame time, JPEG) per distinct frame nearest to the given times, in time order."""
         rows = self._rows(times)
-        pictures = self._get(camera, [StillKey(row, width_max, quality) for row in rows])
+        pictures = self._get(camera, [StillKey(row, still) for row in rows])
         return [(self.episode.times[row], picture) for row, picture in zip(rows, pictures, strict=True)]
 
     @property

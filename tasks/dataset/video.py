@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 from pathlib import Path
 
 import av
@@ -210,18 +210,35 @@ def _dts(packet: av.Packet) -> int:
     return packet.pts if packet.dts is None else packet.dts
 
 
+def fit_size(
+    size: tuple[int, int], width_max: int, pixels_max: int | None = None, multiple: int = 1
+) -> tuple[int, int]:
+    """Width and height within the limits, sides a multiple of `multiple`; nothing is scaled up beyond that rounding."""
+    width, height = size
+    shrink = min(1.0, width_max / width, sqrt(pixels_max / (width * height)) if pixels_max else 1.0)
+    exact = [side * shrink / multiple for side in size]
+    sides = [max(1, round(side)) * multiple for side in exact]
+    if sides[0] > width_max or (pixels_max is not None and sides[0] * sides[1] > pixels_max):
+        sides = [max(1, int(side)) * multiple for side in exact]
+    return sides[0], sides[1]
+
+
 class Scaler:
-    """Frames to RGB arrays at the wanted width, scaled while they are converted."""
+    """Frames to RGB arrays at the wanted size, scaled while they are converted."""
 
     def __init__(self) -> None:
         self._reformatters: dict[int, VideoReformatter] = {}  # each keeps its tables for one size
 
-    def rgb(self, frame: VideoFrame, width: int) -> np.ndarray:
-        """uint8 (height, width, 3); the height keeps the aspect."""
-        height = max(1, round(frame.height * width / frame.width))
+    def rgb(self, frame: VideoFrame, width: int, height: int | None = None) -> np.ndarray:
+        """uint8 (height, width, 3); without a height the aspect is kept."""
+        height = height or max(1, round(frame.height * width / frame.width))
+        return self.scale(frame, width, height, "rgb24").to_ndarray()
+
+    def scale(self, frame: VideoFrame, width: int, height: int, pix_fmt: str) -> VideoFrame:
+        """The frame in another size and pixel format."""
         reformatter = self._reformatters.setdefault(width, VideoReformatter())
         way = Interpolation.AREA if width < frame.width else Interpolation.BILINEAR
-        return reformatter.reformat(frame, width, height, "rgb24", interpolation=way, **SCALER_OPTIONS).to_ndarray()
+        return reformatter.reformat(frame, width, height, pix_fmt, interpolation=way, **SCALER_OPTIONS)
 
 
 def check_video(path: Path, ranges: Sequence[tuple[float, float, int]], fps: float) -> None:

@@ -46,7 +46,7 @@ FROM (
         json_transform(object, '{
             "type": "VARCHAR", "detections": "JSON", "label": "JSON", "point_format": "JSON", "point": "JSON",
             "count": "JSON", "attribute": "JSON", "value": "JSON", "subject": "JSON", "relation": "JSON",
-            "object": "JSON", "image_size": "JSON"
+            "object": "JSON", "image_size": "JSON", "coordinates": "JSON"
         }') AS answer
     FROM (
         SELECT episode, phase, line, camera, content, json_object_in(content) AS object
@@ -113,24 +113,35 @@ SELECT
 FROM answers
 WHERE shape = 'spatial' AND coalesce((answer.relation ->> '$') NOT IN (SELECT name FROM relations), true);
 
--- Pictures: what size the numbers refer to. The dataset's own size wins; 0 means that it does not say.
+-- Pictures: what the numbers count. Pixels unless `coordinates` says thousandths of width and height; the dataset's
+-- own size wins, and 0 means that it does not say.
 CREATE TABLE pictures AS
 SELECT
-    a.*,
-    coalesce(nullif(c.width, 0), stated_width) AS width,
-    coalesce(nullif(c.height, 0), stated_height) AS height,
-    c.width AS camera_width,
-    c.height AS camera_height
+    *,
+    CASE WHEN thousandths THEN 1000 ELSE coalesce(nullif(camera_width, 0), stated_width) END AS width,
+    CASE WHEN thousandths THEN 1000 ELSE coalesce(nullif(camera_height, 0), stated_height) END AS height,
+    CASE WHEN thousandths THEN 'thousandths' ELSE 'pixels' END AS unit
 FROM (
     SELECT
         episode, phase, line, camera, shape,
-        answer.detections, answer.point_format, answer.point, answer.image_size,
+        answer.detections, answer.point_format, answer.point, answer.image_size, answer.coordinates,
+        coalesce((answer.coordinates ->> '$') = 'norm1000', false) AS thousandths,
         try_cast(answer.image_size ->> '$[0]' AS BIGINT) AS stated_width,
-        try_cast(answer.image_size ->> '$[1]' AS BIGINT) AS stated_height
+        try_cast(answer.image_size ->> '$[1]' AS BIGINT) AS stated_height,
+        cameras.width AS camera_width,
+        cameras.height AS camera_height
     FROM answers
+    LEFT JOIN cameras USING (camera)
     WHERE shape IN ('bbox', 'keypoint')
-) AS a
-LEFT JOIN cameras AS c USING (camera);
+);
+
+INSERT INTO findings
+SELECT
+    'error', 'vqa_coordinates', episode, phase, line,
+    format('want coordinates "norm1000" or no such key, which means pixels, found {}', shown_json(coordinates)),
+    rerun(phase, episode)
+FROM pictures
+WHERE coordinates IS NOT NULL AND NOT thousandths;
 
 INSERT INTO findings
 SELECT
@@ -153,7 +164,8 @@ SELECT
     json_type(box, ['$.bbox[0]', '$.bbox[1]', '$.bbox[2]', '$.bbox[3]', '$.bbox[4]']) AS kinds,
     CASE WHEN json_type(box, '$.bbox') = 'ARRAY' THEN json_transform(box, '{"bbox": ["DOUBLE"]}').bbox END AS xyxy
 FROM (
-    SELECT episode, phase, line, width, height, unnest(json_transform(detections, '["JSON"]')) AS box
+    SELECT
+        episode, phase, line, width, height, unit, thousandths, unnest(json_transform(detections, '["JSON"]')) AS box
     FROM pictures
     WHERE shape = 'bbox' AND json_type(detections) = 'ARRAY'
 );
@@ -194,8 +206,8 @@ WHERE well_formed AND NOT (xyxy[1] < xyxy[3] AND xyxy[2] < xyxy[4]);
 INSERT INTO findings
 SELECT
     'error', 'vqa_box_outside', episode, phase, line,
-    format('want a box inside the picture of {} x {} pixels, found {}',
-        coalesce(width::VARCHAR, '?'), coalesce(height::VARCHAR, '?'), xyxy::VARCHAR),
+    format('want a box inside the picture of {} x {} {}, found {}',
+        coalesce(width::VARCHAR, '?'), coalesce(height::VARCHAR, '?'), unit, xyxy::VARCHAR),
     rerun(phase, episode)
 FROM judged_boxes
 WHERE
@@ -212,7 +224,7 @@ SELECT
         AND isfinite(xy[1]) AND isfinite(xy[2]) AS well_formed
 FROM (
     SELECT
-        episode, phase, line, width, height, point_format, point,
+        episode, phase, line, width, height, unit, thousandths, point_format, point,
         CASE WHEN json_type(point) = 'ARRAY' THEN json_transform(point, '["DOUBLE"]') END AS xy
     FROM pictures
     WHERE shape = 'keypoint'
@@ -229,10 +241,22 @@ WHERE NOT coalesce(well_formed, false);
 INSERT INTO findings
 SELECT
     'error', 'vqa_point_outside', episode, phase, line,
-    format('want a point inside the picture of {} x {} pixels, found {}',
-        coalesce(width::VARCHAR, '?'), coalesce(height::VARCHAR, '?'), xy::VARCHAR),
+    format('want a point inside the picture of {} x {} {}, found {}',
+        coalesce(width::VARCHAR, '?'), coalesce(height::VARCHAR, '?'), unit, xy::VARCHAR),
     rerun(phase, episode)
 FROM points
 WHERE
     well_formed
     AND (least(xy[1], xy[2]) < 0 OR coalesce(xy[1] > width, false) OR coalesce(xy[2] > height, false));
+
+INSERT INTO findings
+SELECT
+    'error', 'vqa_thousandths', episode, phase, line,
+    format('want thousandths as whole numbers, found {}', numbers::VARCHAR),
+    rerun(phase, episode)
+FROM (
+    SELECT episode, phase, line, well_formed AND thousandths AS judged, xyxy AS numbers FROM judged_boxes
+    UNION ALL
+    SELECT episode, phase, line, well_formed AND thousandths, xy FROM points
+)
+WHERE judged AND len(list_filter(numbers, lambda n: n <> floor(n))) > 0;

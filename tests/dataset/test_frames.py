@@ -13,7 +13,7 @@ from PIL import Image
 
 from tasks.dataset import video
 from tasks.dataset.episode import Episode, VideoRef
-from tasks.dataset.frames import EpisodeFrames, FrameStore, Wants
+from tasks.dataset.frames import EpisodeFrames, FrameStore, Still, Wants
 from tasks.dataset.layout import open_dataset
 from tasks.errors import VideoError
 from tests.conftest import real_dataset
@@ -65,26 +65,26 @@ def test_times_that_fall_on_one_frame_give_one_shot(folder: Path) -> None:
 
 def test_stills_are_jpeg_of_the_frame_itself(folder: Path) -> None:
     frames = EpisodeFrames(episode(folder), {})
-    ((time_s, picture),) = frames.stills(FRONT, [0.7], 1280, 84)
+    ((time_s, picture),) = frames.stills(FRONT, [0.7], Still(1280, 84))
     assert time_s == pytest.approx(0.7) and (picture.width, picture.height) == (WIDTH, HEIGHT)  # never scaled up
     image = Image.open(io.BytesIO(picture.jpeg))
     assert image.size == (WIDTH, HEIGHT) and image.format == "JPEG"
     assert [c[1:3] for c in image.layer] == [(2, 2), (1, 1), (1, 1)]  # 4:2:0
     assert jpeg_index(picture.jpeg) == 27
-    ((_, small),) = frames.stills(FRONT, [0.7], 60, 84)
+    ((_, small),) = frames.stills(FRONT, [0.7], Still(60, 84))
     assert (small.width, small.height) == (60, 40)
-    ((_, coarse),) = frames.stills(FRONT, [0.7], 1280, 5)
+    ((_, coarse),) = frames.stills(FRONT, [0.7], Still(1280, 5))
     assert len(coarse.jpeg) < len(picture.jpeg)
 
 
 def test_one_pass_decodes_what_all_phases_want(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = count_opens(monkeypatch)
-    wants = Wants(frozenset(range(0, 30, 5)), TILE, frozenset(range(0, 30, 10)), 1280, 84)
+    wants = Wants(frozenset(range(0, 30, 5)), TILE, frozenset(range(0, 30, 10)), Still(1280, 84))
     frames = EpisodeFrames(episode(folder), {FRONT: wants})
     frames.tiles(FRONT, [0.0, 0.5], TILE)
     assert frames.decoded == 6
     tiles = frames.tiles(FRONT, [i / 10 for i in range(0, 30, 5)], TILE)
-    stills = frames.stills(FRONT, [0.0, 1.0, 2.0], 1280, 84)
+    stills = frames.stills(FRONT, [0.0, 1.0, 2.0], Still(1280, 84))
     assert [read_index(s.rgb) for s in tiles] == [20, 25, 30, 35, 40, 45]
     assert [jpeg_index(p.jpeg) for _, p in stills] == [20, 30, 40]
     assert frames.decoded == 6 and len(opened) == 1
@@ -94,7 +94,7 @@ def test_one_pass_decodes_what_all_phases_want(folder: Path, monkeypatch: pytest
 
 def test_pictures_are_made_once(folder: Path) -> None:
     frames = EpisodeFrames(episode(folder), {})
-    (_, first), (_, again) = frames.stills(FRONT, [0.3], 1280, 84) + frames.stills(FRONT, [0.3], 1280, 84)
+    (_, first), (_, again) = frames.stills(FRONT, [0.3], Still(1280, 84)) + frames.stills(FRONT, [0.3], Still(1280, 84))
     assert first is again
     assert frames.tiles(FRONT, [0.3], TILE)[0].rgb is frames.tiles(FRONT, [0.3], TILE)[0].rgb
     assert frames.decoded == 2  # the still, then the tile nobody had announced
@@ -179,7 +179,7 @@ def test_all_phases_get_the_same_frames_and_their_wants_add_up(folder: Path) -> 
     vqa = store.open(ep, {FRONT: Wants(stills=frozenset({4, 9}))})
     assert plan is vqa
     plan.tiles(FRONT, [0.0], TILE)
-    vqa.stills(FRONT, [0.9], 1280, 84)
+    vqa.stills(FRONT, [0.9], Still(1280, 84))
     assert plan.decoded == 3
 
 

@@ -87,6 +87,12 @@ class Interjection(Answer):
     speech: Text
 
 
+class LabelVerdict(Answer):
+    """judge_labels"""
+
+    same: bool
+
+
 class Detection(Answer):
     """One box: x_min, y_min, x_max, y_max."""
 

@@ -22,6 +22,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "plan_task_aug_axes": questions.TaskAugAxes,
     "interjections_initial_speech": questions.InitialSpeech,
     "interjections_interjection": questions.Interjection,
+    "judge_labels": questions.LabelVerdict,
     **{f"vqa_{kind}": model for kind, model in questions.VQA_ANSWERS.items()},
 }
 PARTS = {"sheet_preamble", "boundary_rules", "coordinates_pixel", "coordinates_norm1000", "coordinates_norm1"}

@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from tasks.answers.question import Picture
 
@@ -79,7 +80,7 @@ def fit(
 
 
 def smaller(pictures: Sequence[Picture], scale: bool = True) -> tuple[Picture, ...] | None:
-    """About half the pictures and half the pixels, for a server that found them too much. None: nothing more to spare."""
+    """About half the pictures and half the pixels, for a server that found them too much. None: no more to spare."""
     kept = tuple(pictures)
     if scale and kept and round(min(_scale(p) for p in kept) * SHRINK, 3) >= SCALE_MIN:
         less = _all_made([chunk for group in _groups(kept) for chunk in _pairs(group)], SHRINK)
@@ -120,7 +121,7 @@ def _groups(pictures: Group) -> list[Group]:
 def _chunks(pictures: Group, count: int) -> list[Group]:
     """So many neighbourhoods of nearly equal size."""
     cuts = [round(i * len(pictures) / count) for i in range(count + 1)]
-    return [pictures[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [pictures[a:b] for a, b in pairwise(cuts)]
 
 
 def _pairs(group: Group) -> list[Group]:

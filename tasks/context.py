@@ -10,29 +10,19 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
-from tasks.answers.factory import make_answerer
-from tasks.answers.question import Answerer
+from tasks.answers.factory import ledger_path, make_answerer
+from tasks.answers.ledger import Ledger, LedgerAnswerer
+from tasks.answers.question import Answerer, Question, Reply
+from tasks.answers.replay import ReplayAnswerer
 from tasks.dataset.episode import Episode
-from tasks.dataset.files import STAGING_NAME
 from tasks.dataset.frames import EpisodeFrames, FrameStore, Wants
 from tasks.dataset.layout import Dataset, open_dataset
 from tasks.language.rows import Row
 from tasks.settings import AnnotateSettings, PhaseName
-from tasks.staging import Staging
+from tasks.staging import Staging, staging_path
 
 MIB = 1 << 20
-
-
-def staging_path(settings: AnnotateSettings) -> Path:
-    """Where the run stages: as set, else inside the dataset, or beside an output folder that does not exist yet."""
-    if settings.staging_dir is not None:
-        return settings.staging_dir
-    if settings.output is not None:
-        return settings.output.parent / f".{settings.output.name}{STAGING_NAME}"
-    assert settings.root is not None
-    return settings.root / STAGING_NAME
 
 
 @dataclass
@@ -44,6 +34,7 @@ class RunContext:
     answerer: Answerer
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     episodes: dict[int, Episode] = field(default_factory=dict)
+    ledger: Ledger | None = None  # of what is asked; None: no model is asked
     settings_digests: dict[str, str] = field(default_factory=dict)  # per phase, what its keys share
     _stored_rows: dict[int, list[Row]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -54,8 +45,9 @@ class RunContext:
         """Open dataset and answerer; `settings.root` must be resolved."""
         assert settings.root is not None
         dataset = open_dataset(settings.root)
-        context = cls(settings, dataset, make_answerer(settings, dataset))
-        context.run_id = run_id or context.run_id
+        run_id = run_id or uuid.uuid4().hex[:12]
+        answerer, ledger = _recorded(settings, dataset, run_id)
+        context = cls(_as_replayed(settings, answerer), dataset, answerer, run_id, ledger=ledger)
         context.episodes = {e.episode_index: e for e in dataset.episodes(settings.only_episodes)}
         return context
 
@@ -99,6 +91,29 @@ class RunContext:
     def close(self) -> None:
         """Stop asking and free everything. Idempotent."""
         self.answerer.close()
+
+
+def _recorded(settings: AnnotateSettings, dataset: Dataset, run_id: str) -> tuple[Answerer, Ledger | None]:
+    """The answerer and the ledger that it keeps, if any."""
+    path = ledger_path(settings)
+    if path is None:
+        return make_answerer(settings, dataset), None
+
+    def note(question: Question, reply: Reply) -> None:
+        ledger.note(question, reply)
+
+    answerer = make_answerer(settings, dataset, note)
+    ledger = Ledger(path, run_id, answerer.model_id, answerer.needs_pictures, answerer.vqa_types)
+    return LedgerAnswerer(answerer, ledger), ledger
+
+
+def _as_replayed(settings: AnnotateSettings, answerer: Answerer) -> AnnotateSettings:
+    """Settings that name the recorded model: prompts and coordinates follow the model's name."""
+    inner = answerer.inner if isinstance(answerer, LedgerAnswerer) else answerer
+    if not isinstance(inner, ReplayAnswerer):
+        return settings
+    vlm = settings.vlm.model_copy(update={"model_id": inner.recorded_model})
+    return settings.model_copy(update={"vlm": vlm})
 
 
 _contexts: dict[str, RunContext] = {}

@@ -13,10 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.dataset.files import write_atomic
+from tasks.dataset.files import STAGING_NAME, write_atomic
 from tasks.errors import StagingError
 from tasks.language.rows import Row
 from tasks.language.styles import MODULES
+from tasks.settings import AnnotateSettings
+
+
+def staging_path(settings: AnnotateSettings) -> Path:
+    """Where the run stages: as set, else inside the dataset, or beside an output folder that does not exist yet."""
+    if settings.staging_dir is not None:
+        return settings.staging_dir
+    if settings.output is not None:
+        return settings.output.parent / f".{settings.output.name}{STAGING_NAME}"
+    assert settings.root is not None
+    return settings.root / STAGING_NAME
 
 
 def digest_bytes(data: bytes) -> str:

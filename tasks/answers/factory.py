@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.answers.question import Answerer
+from tasks.answers.ledger import LEDGER_NAME
+from tasks.answers.question import Answerer, Note, unnoted
 from tasks.errors import SettingsError
-from tasks.settings import AnnotateSettings
+from tasks.settings import AnnotateSettings, VlmSettings
+from tasks.staging import staging_path
 
 if TYPE_CHECKING:
     from tasks.dataset.layout import Dataset
 
-
-def make_answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
-    """The answerer of `vlm.backend`, recording if `vlm.record_path` is set. Raises SettingsError; asks nobody yet."""
-    vlm = settings.vlm
-    inner = _answerer(settings, dataset)
-    if vlm.record_path is None:
-        return inner
-    from tasks.answers.replay import RecordingAnswerer
-
-    return RecordingAnswerer(inner, vlm.record_path)
+ASKS_A_MODEL = frozenset({"openai", "transformers", "vllm"})  # backends whose answers cost something
+SERVER_LOGS = "servers"  # inside the staging folder
 
 
-def _answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
+def ledger_path(settings: AnnotateSettings) -> Path | None:
+    """Where calls are recorded: as set, else in the staging folder when a model is asked, else nowhere."""
+    if settings.vlm.record_path is not None:
+        return settings.vlm.record_path
+    return staging_path(settings) / LEDGER_NAME if settings.vlm.backend in ASKS_A_MODEL else None
+
+
+def make_answerer(settings: AnnotateSettings, dataset: Dataset, note: Note = unnoted) -> Answerer:
+    """The answerer of `vlm.backend`; `note` is told of its calls. Raises SettingsError; asks nobody yet."""
     vlm = settings.vlm
     if vlm.auto_serve and vlm.backend != "openai":
         raise SettingsError(
@@ -34,25 +37,32 @@ def _answerer(settings: AnnotateSettings, dataset: Dataset) -> Answerer:
     if vlm.backend == "openai":
         from tasks.answers.openai import OpenAIAnswerer
 
-        return OpenAIAnswerer(vlm)
+        if vlm.auto_serve:
+            return OpenAIAnswerer(vlm, note, log_dir=staging_path(settings) / SERVER_LOGS)
+        return OpenAIAnswerer(vlm, note)
     if vlm.backend == "replay":
         from tasks.answers.replay import ReplayAnswerer
 
-        if vlm.replay_path is None:
-            raise SettingsError(
-                "a recording for --vlm.backend=replay", "no --vlm.replay_path", "pass --vlm.replay_path=FILE.jsonl"
-            )
-        if vlm.record_path is not None and vlm.record_path.absolute() == vlm.replay_path.absolute():
-            raise SettingsError(
-                "two files for --vlm.replay_path and --vlm.record_path",
-                str(vlm.replay_path),
-                "record into another file",
-            )
-        return ReplayAnswerer(vlm.replay_path, vlm.model_id)
+        return ReplayAnswerer(_replayed(vlm), vlm.model_id, note)
     if vlm.backend in ("transformers", "vllm"):
         from tasks.answers.local import local_answerer
 
-        return local_answerer(vlm)
+        return local_answerer(vlm, note)
     from tasks.answers.motion import MotionAnswerer
 
-    return MotionAnswerer(dataset)
+    return MotionAnswerer(dataset, note)
+
+
+def _replayed(vlm: VlmSettings) -> Path:
+    path = vlm.replay_path
+    if path is None:
+        raise SettingsError(
+            "a ledger for --vlm.backend=replay",
+            "no --vlm.replay_path",
+            "pass --vlm.replay_path=LEDGER.jsonl, or the staging folder of an earlier run",
+        )
+    if vlm.record_path is not None and vlm.record_path.resolve() in (path.resolve(), (path / LEDGER_NAME).resolve()):
+        raise SettingsError(
+            "two files for --vlm.replay_path and --vlm.record_path", str(path), "record into another file"
+        )
+    return path

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tasks.answers import motion_words as words
 from tasks.answers.motion_segments import TEXT_MAX, cut_window, enforce_max, segment
-from tasks.answers.question import Question, Reply, Slots
+from tasks.answers.question import Note, Question, Reply, Slots, unnoted
 from tasks.dataset.episode import Episode
 from tasks.dataset.signals import Gripper, Signals, read_signals
 from tasks.errors import DatasetError, EpisodeError
@@ -53,8 +53,8 @@ class MotionAnswerer:
     vqa_types: frozenset[str] | None = frozenset({"attribute"})
     needs_pictures = False
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, note: Note = unnoted) -> None:
+        self._dataset, self._note = dataset, note
         self._signals: OrderedDict[int, Signals] = OrderedDict()
         self._lock = threading.Lock()
         self._by_name: dict[str, Callable[[Question], BaseModel | None]] = {
@@ -73,7 +73,10 @@ class MotionAnswerer:
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order; no answer and no reason where motion cannot know."""
-        return [self._reply(q) for q in questions]
+        replies = [self._reply(q) for q in questions]
+        for question, reply in zip(questions, replies, strict=True):
+            self._note(question, reply)
+        return replies
 
     def slots(self) -> tuple[Slots, ...]:
         """There is no server."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from tasks.dataset.episode import Episode
+
+PICTURE_DIGEST_BYTES = 16
+UNFINISHED = "not finished"  # how the reason begins when the run ended before the question was over
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,11 @@ class Picture:
     width: int
     height: int
     caption: str = ""  # text sent just before the picture ("previous segment")
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of its bytes, made once however many questions show it."""
+        return hashlib.blake2b(self.jpeg, digest_size=PICTURE_DIGEST_BYTES).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,77 +3,44 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tasks.answers.question import Reply, Usage
-from tasks.answers.replay import NOT_RECORDED, RecordingAnswerer, ReplayAnswerer, question_digest
-from tasks.dataset.episode import Episode
+from tasks.answers.identity import question_digest
+from tasks.answers.ledger import Ledger, LedgerAnswerer
+from tasks.answers.openai import OpenAIAnswerer
+from tasks.answers.question import UNFINISHED, Clip
+from tasks.answers.replay import NOT_RECORDED, ReplayAnswerer
 from tasks.errors import AnswererError
-from tasks.questions import Memory, Segments
+from tasks.questions import Segments
+from tasks.settings import VlmSettings
 from tests.answers.bad_server import BadServer
 from tests.answers.conftest import count, memory, picture, subtasks
+from tests.answers.ledgers import Counting, episode, keeping, recorded
 
 
-def episode(index: int) -> Episode:
-    times = np.arange(4, dtype=np.float32)
-    return Episode(index, "task", times, np.arange(4), Path("data.parquet"), 0, 0, 1.0)
-
-
-class Counting:
-    """Answers with a number that grows, so that no two answers are alike."""
-
-    model_id = "counting"
-    vqa_types = frozenset({"count"})
-    needs_pictures = False
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def preflight(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def answer(self, questions):
-        replies = []
-        for question in questions:
-            self.asked += 1
-            if question.inputs.get("note") == "unknown":
-                replies.append(Reply(None))
-            elif question.inputs.get("note") == "broken":
-                replies.append(Reply(None, "the server was down"))
-            else:
-                replies.append(Reply(Memory(memory=f"answer {self.asked}"), usage=Usage(1, 2, 3, 0.1)))
-        return replies
-
-
-def recorded(path: Path, *batches) -> list[list[Reply]]:
-    recording = RecordingAnswerer(Counting(), path)
-    recording.preflight()
-    replies = [recording.answer(batch) for batch in batches]
-    recording.close()
-    recording.close()
-    return replies
-
-
-def test_a_real_run_is_replayed_without_the_server(connect, tmp_path):
+def test_a_real_run_is_replayed_without_the_server(tmp_path):
     questions = [subtasks(7.0, picture(1)), memory("a", picture(1)), count("b")]
+    path = tmp_path / "run" / "ledger.jsonl"
+    ledger = Ledger(path, "run-1", "test-vlm", True, None)
     with BadServer() as server:
-        recording = RecordingAnswerer(connect(server), tmp_path / "run" / "answers.jsonl")
-        recording.preflight()
-        first = recording.answer(questions)
-        recording.close()
-    replay = ReplayAnswerer(tmp_path / "run" / "answers.jsonl", "some-other-model")
-    replay.preflight()
-    again = replay.answer(questions)
-    assert replay.model_id == "replay:test-vlm"
-    assert [r.answer for r in again] == [r.answer for r in first]
-    assert isinstance(again[0].answer, Segments)
-    assert again[0].usage.requests == 0
+        vlm = VlmSettings(backend="openai", api_base=server.api_base, model_id="test-vlm")
+        answerer = LedgerAnswerer(OpenAIAnswerer(vlm, ledger.note), ledger)
+        answerer.preflight()
+        first = answerer.answer(questions)
+        answerer.close()
+    for place in (path, path.parent):
+        replay = ReplayAnswerer(place, "some-other-model")
+        replay.preflight()
+        again = replay.answer(questions)
+        assert (replay.model_id, replay.recorded_model) == ("replay:test-vlm", "test-vlm")
+        assert [r.answer for r in again] == [r.answer for r in first]
+        assert isinstance(again[0].answer, Segments)
+        assert again[0].usage.requests == 0
 
 
 def test_skips_are_replayed_as_they_were(tmp_path):
@@ -82,6 +49,7 @@ def test_skips_are_replayed_as_they_were(tmp_path):
     replies = ReplayAnswerer(tmp_path / "a.jsonl").answer(batch)
     assert [r.reason for r in replies] == [None, "the server was down", None]
     assert [r.answer is None for r in replies] == [True, True, False]
+    assert replies[1].preview == "<html> it broke"
 
 
 def test_the_replay_is_asked_as_the_recorded_answerer_was(tmp_path):
@@ -99,14 +67,44 @@ def test_the_same_question_of_two_episodes_keeps_two_answers(tmp_path):
     assert replay.answer([memory(episode=episode(9))])[0].answer is not None  # known question, new episode
 
 
-def test_a_later_answer_replaces_an_earlier_one_but_a_failure_does_not(tmp_path):
+def test_the_same_question_twice_in_a_batch_keeps_both_answers_in_order(tmp_path):
+    """Two cameras that show nothing are asked the very same; calls end in any order."""
+    twins = [memory("dark", picture(0), episode=episode(1)) for _ in range(3)]
+    [first] = recorded(tmp_path / "a.jsonl", twins)
+    assert len({r.answer.memory for r in first}) == 3
+    again = ReplayAnswerer(tmp_path / "a.jsonl").answer(twins)
+    assert [r.answer for r in again] == [r.answer for r in first]
+
+
+def test_of_two_runs_the_later_answer_counts_but_a_failure_does_not(tmp_path):
     path = tmp_path / "a.jsonl"
-    [_, [last]] = recorded(path, [memory()], [memory()])
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    failed = {**lines[-1], "answer": None, "reason": "the server was down"}
+    inner = Counting()
+    recorded(path, [memory()], run_id="run-1", inner=inner)
+    [[last]] = recorded(path, [memory()], run_id="run-2", inner=inner)
+    _append_failure(path, run_id="run-3")
+    assert ReplayAnswerer(path).answer([memory()])[0].answer == last.answer
+
+
+def test_within_a_run_the_last_word_counts(tmp_path):
+    """A phase that is tried again asks anew, and its rows come from the second time."""
+    path = tmp_path / "a.jsonl"
+    recorded(path, [memory()])
+    _append_failure(path, run_id="run-1")
+    assert ReplayAnswerer(path).answer([memory()])[0].reason == "the server was down"
+
+
+def test_a_call_that_was_lost_says_nothing(tmp_path):
+    path = tmp_path / "a.jsonl"
+    [[answered]] = recorded(path, [memory()])
+    _append_failure(path, run_id="run-1", reason=f"{UNFINISHED}: stopped", outcome="lost")
+    assert ReplayAnswerer(path).answer([memory()])[0].answer == answered.answer
+
+
+def _append_failure(path: Path, **changes: object) -> None:
+    line = json.loads(path.read_text().splitlines()[-1])
+    failed = {**line, "answer": None, "reason": "the server was down", "outcome": "skipped", **changes}
     with path.open("a") as f:
         f.write(json.dumps(failed) + "\n")
-    assert ReplayAnswerer(path).answer([memory()])[0].answer == last.answer
 
 
 def test_what_was_not_recorded_is_skipped(tmp_path):
@@ -118,6 +116,7 @@ def test_what_was_not_recorded_is_skipped(tmp_path):
 
 def test_the_identity_of_a_question_is_all_that_shapes_its_answer(tmp_path, monkeypatch):
     question = memory("a", picture(1))
+    clip = Clip(tmp_path / "clip.mp4", "d1", 4.0, 64, 48, 2.0)
     same = question_digest(question, "m")
     assert question_digest(replace(question, phase="vqa", episode=episode(3)), "m") == same
     different = [
@@ -125,32 +124,43 @@ def test_the_identity_of_a_question_is_all_that_shapes_its_answer(tmp_path, monk
         question_digest(replace(question, inputs={"note": "b"}), "m"),
         question_digest(replace(question, pictures=(picture(2),)), "m"),
         question_digest(replace(question, pictures=(picture(1, "caption"),)), "m"),
+        question_digest(replace(question, clips=(clip,)), "m"),
+        question_digest(replace(question, clips=(replace(clip, digest="d2"),)), "m"),
+        question_digest(replace(question, clips=(replace(clip, fps=1.0),)), "m"),
         question_digest(replace(question, answer=Segments), "m"),
     ]
     (tmp_path / "new.txt").write_text("another prompt {note}")
     monkeypatch.setenv("CUEBOOK_PROMPT_PLAN_MEMORY", str(tmp_path / "new.txt"))
     different.append(question_digest(question, "m"))
-    assert len({same, *different}) == 7
+    assert len({same, *different}) == 10
 
 
-def test_a_line_cut_by_a_kill_is_ignored_and_then_written_over(tmp_path):
+def test_where_a_clip_lies_is_no_part_of_its_identity(tmp_path):
+    clip = Clip(tmp_path / "a.mp4", "d1", 4.0, 64, 48, 2.0)
+    here, there = (replace(memory(), clips=(c,)) for c in (clip, replace(clip, path=tmp_path / "b.mp4")))
+    assert question_digest(here, "m") == question_digest(there, "m")
+
+
+def test_recordings_with_fewer_keys_are_replayed(tmp_path):
+    """What was recorded before ledgers told the cost of a call."""
     path = tmp_path / "a.jsonl"
-    recorded(path, [memory("a")])
-    path.write_bytes(path.read_bytes() + b'{"digest": "12')
-    assert ReplayAnswerer(path).answer([memory("a")])[0].answer is not None
-    recorded(path, [memory("b")])
-    assert all(r.answer for r in ReplayAnswerer(path).answer([memory("a"), memory("b")]))
+    [[answered, failed]] = recorded(path, [memory("a"), memory("broken")])
+    kept = ("digest", "model", "needs_pictures", "vqa_types", "name", "phase", "episode", "answer", "reason")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: line[k] for k in kept}) + "\n" for line in lines))
+    replies = ReplayAnswerer(path).answer([memory("a"), memory("broken")])
+    assert [r.answer for r in replies] == [answered.answer, None] and replies[1].reason == failed.reason
 
 
 def test_many_threads_write_whole_lines(tmp_path):
-    recording = RecordingAnswerer(Counting(), tmp_path / "a.jsonl")
+    answerer = keeping(tmp_path / "a.jsonl")
     batches = [[memory(f"{i}-{j}") for j in range(20)] for i in range(8)]
-    threads = [threading.Thread(target=recording.answer, args=(batch,)) for batch in batches]
+    threads = [threading.Thread(target=answerer.answer, args=(batch,)) for batch in batches]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    recording.close()
+    answerer.close()
     replay = ReplayAnswerer(tmp_path / "a.jsonl")
     assert all(r.answer for batch in batches for r in replay.answer(batch))
 
@@ -164,7 +174,9 @@ def test_many_threads_write_whole_lines(tmp_path):
         (b"prose\n", "line 1"),
         (b'{"model": "m"}\n', "line 1"),
         (b"[1]\n", "line 1"),
-        (b"\xff\xfe\n", "line 1"),
+        (b"\n\xff\xfe\n", "line 2"),
+        (b'{"digest": "zz", "model": "m", "answer": null}\n', "line 1"),
+        (b'{"digest": "11", "model": "m", "answer": null, "episode": 1e99}\n', "line 1"),
     ],
 )
 def test_an_unusable_recording_is_refused_before_the_run(tmp_path, content, words):
@@ -176,18 +188,38 @@ def test_an_unusable_recording_is_refused_before_the_run(tmp_path, content, word
     assert str(path) in str(caught.value) and "--vlm.replay_path" in str(caught.value)
 
 
+def test_a_folder_without_a_ledger_is_refused(tmp_path):
+    with pytest.raises(AnswererError, match=r"ledger\.jsonl"):
+        ReplayAnswerer(tmp_path).preflight()
+
+
+def test_a_damaged_line_costs_no_other(tmp_path, caplog):
+    """A full disk may leave half a line in the middle."""
+    path = tmp_path / "a.jsonl"
+    recorded(path, [memory("a")])
+    path.write_bytes(path.read_bytes() + b'{"digest": "12\n')
+    recorded(path, [memory("b")])
+    with caplog.at_level(logging.WARNING):
+        assert all(r.answer for r in ReplayAnswerer(path).answer([memory("a"), memory("b")]))
+    assert "left out 1 lines" in caplog.text and "line 2" in caplog.text
+
+
 def test_of_two_recorded_models_one_must_be_named(tmp_path):
     path = tmp_path / "a.jsonl"
     recorded(path, [memory("a")])
     line = json.loads(path.read_text())
     with path.open("a") as f:
-        f.write(json.dumps({**line, "model": "second"}) + "\n")
+        f.write(json.dumps({**line, "model": "second", "needs_pictures": True}) + "\n")
     with pytest.raises(AnswererError, match="counting, second"):
         ReplayAnswerer(path, "third").preflight()
-    ReplayAnswerer(path, "second").preflight()
+    second = ReplayAnswerer(path, "second")
+    second.preflight()
+    assert second.model_id == "replay:second" and second.needs_pictures
 
 
-def test_a_recording_that_cannot_be_written_is_refused_before_the_run(tmp_path):
-    (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(AnswererError, match=r"--vlm\.record_path"):
-        RecordingAnswerer(Counting(), tmp_path / "folder.jsonl").preflight()
+def test_replies_can_be_recorded_again(tmp_path):
+    recorded(tmp_path / "a.jsonl", [memory("a")])
+    noted = []
+    replay = ReplayAnswerer(tmp_path / "a.jsonl", note=lambda q, r: noted.append((q.name, r.answer)))
+    [reply] = replay.answer([memory("a")])
+    assert noted == [("plan_memory", reply.answer)]

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from tasks.cameras import default_camera, known_camera
 from tasks.dataset.episode import Episode
 from tasks.dataset.frames import Wants
+from tasks.dataset.signals import Signals
 from tasks.errors import EpisodeError, VideoError
 from tasks.language.rows import Row
+from tasks.looks import CLIPS_FOLDER, Looks, bounds, views, wanted_tiles
+from tasks.motion_hints import boundary_times, snap
 from tasks.phase import PhaseContext, Staged
 from tasks.plan_questions import AXES, PlanQuestions, Window
 from tasks.questions import Rephrasings, Segments, TaskAugAxes
@@ -24,17 +26,15 @@ from tasks.segments import (
     join_windows,
     limit_count,
     normalise_label,
-    sample_times,
     settle,
     spans_of,
-    windows,
 )
 from tasks.settings import AnnotateSettings
 from tasks.sheets import SheetMaker
 
 __all__ = ["CODE_VERSION", "plan_refresh_rows", "prompt_names", "run", "spans_of", "wanted"]
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 PLACEHOLDER_TASKS = frozenset(
     {"debug", "test", "tbd", "todo", "n/a", "na", "untitled", "unnamed", "default", "placeholder"}
 )
@@ -47,7 +47,8 @@ def prompt_names(settings: AnnotateSettings) -> tuple[str, ...]:
     """Prompt files whose text the rows of this phase depend on."""
     plan = settings.plan
     uses = {
-        "sheet_preamble": True,
+        "sheet_preamble": plan.media == "sheets" or plan.subtask_seeded_relabel,
+        "clip_preamble": plan.media == "video",
         "boundary_rules": True,
         "plan_subtasks": True,
         "plan_subtask_describe": plan.subtask_describe_first,
@@ -64,32 +65,10 @@ def wanted(episode: Episode, settings: AnnotateSettings, cameras: Sequence[str])
     """Rows whose pictures this phase will ask for, per camera."""
     if not episode.frames or not cameras:
         return {}
-    times = [t for window in _windows(episode, settings) for t in _window_times(episode, settings, *window)]
+    stretches = bounds(episode, settings)
     if must_derive(episode.task, settings):
-        times += _window_times(episode, settings, episode.start_s, episode.end_s)
-    rows = frozenset(episode.nearest(t) for t in times)
-    width = settings.plan.contact_sheet_frame_width
-    return {camera: Wants(tiles=rows, tile_width=width) for camera in _views(settings, cameras)}
-
-
-def _views(settings: AnnotateSettings, cameras: Sequence[str]) -> tuple[str, ...]:
-    first = default_camera(settings, cameras)
-    views = [] if first is None else [first]
-    if settings.plan.second_camera is not None:
-        views.append(known_camera(settings.plan.second_camera, cameras, "plan.second_camera"))
-    return tuple(dict.fromkeys(views))
-
-
-def _windows(episode: Episode, settings: AnnotateSettings) -> list[tuple[float, float]]:
-    plan = settings.plan
-    return windows(
-        episode.start_s, episode.end_s, plan.frames_per_second, plan.max_frames_per_prompt, plan.window_overlap_s
-    )
-
-
-def _window_times(episode: Episode, settings: AnnotateSettings, start_s: float, end_s: float) -> list[float]:
-    plan = settings.plan
-    return sample_times(episode.times, start_s, end_s, plan.frames_per_second, plan.max_frames_per_prompt)
+        stretches.append((episode.start_s, episode.end_s))
+    return wanted_tiles(episode, settings, cameras, stretches)
 
 
 # ------------------------------------------------------------------------------------------------ the phase
@@ -109,46 +88,50 @@ def run(ctx: PhaseContext) -> Staged:
 
 def _run(ctx: PhaseContext) -> Staged:
     episode, plan = ctx.episode, ctx.settings.plan
-    ask, maker = PlanQuestions(episode, ctx.settings), _sheet_maker(ctx)
-    bounds, steps_max = _windows(episode, ctx.settings), plan.max_steps
+    ask, looks = PlanQuestions(episode, ctx.settings), _looks(ctx)
+    stretches, steps_max = bounds(episode, ctx.settings), plan.max_steps
     if not ctx.answerer.needs_pictures:  # windows limit the pictures of one prompt: without any, one look is enough
-        bounds, steps_max = [(episode.start_s, episode.end_s)], steps_max * len(bounds)
-    looks = [_window(ctx, maker, *b) for b in bounds]
+        stretches, steps_max = [(episode.start_s, episode.end_s)], steps_max * len(stretches)
+    shown = [looks.at(*s) for s in stretches]
 
-    task, source = _effective_task(ctx, ask, maker)
+    task, source = _effective_task(ctx, ask, looks)
     aug = ask.task_aug(task)
-    answers = ctx.ask(aug + [ask.describe(w, task) for w in looks if plan.subtask_describe_first])
+    answers = ctx.ask(aug + [ask.describe(w, task) for w in shown if plan.subtask_describe_first])
     variants = _variants(answers[: len(aug)], plan.n_task_rephrasings)
-    notes = [a.description if a else "" for a in answers[len(aug) :]] or [""] * len(looks)
-    segments = ctx.ask([ask.segment(w, task, n, steps_max) for w, n in zip(looks, notes, strict=True)])
-    spans = _spans(ctx, looks, segments, steps_max)
-    if plan.subtask_seeded_relabel and maker.cameras:
-        spans = _relabel(ctx, ask, maker, spans, task)
+    notes = [a.description if a else "" for a in answers[len(aug) :]] or [""] * len(shown)
+    segments = ctx.ask([ask.segment(w, task, n, steps_max) for w, n in zip(shown, notes, strict=True)])
+    spans = _spans(ctx, shown, segments, looks.signals, steps_max)
+    if plan.subtask_seeded_relabel and looks.sheets.cameras:
+        spans = _relabel(ctx, ask, looks.sheets, spans, task)
     rows = [
         *_task_aug_rows(task, variants, episode.start_s),
         *(Row("assistant", s.text, "subtask", s.start) for s in spans),
         *(_plan_rows(spans, [s.start for s in spans]) if plan.emit_plan else ()),
         *(_memory_rows(ctx, ask, spans, task) if plan.emit_memory else ()),
     ]
-    return Staged(rows, {"effective_task": task, "task_source": source, "windows": len(looks)})
+    return Staged(rows, {"effective_task": task, "task_source": source, "windows": len(shown)})
 
 
-def _sheet_maker(ctx: PhaseContext) -> SheetMaker:
-    if not ctx.answerer.needs_pictures:
-        return SheetMaker(ctx.frames, (), ctx.settings.plan)
-    cameras = _views(ctx.settings, list(ctx.episode.videos))
-    if not cameras:
-        raise EpisodeError(
-            "want a colour video camera to look at",
-            "this episode has none",
-            "use --vlm.backend=motion, which needs no pictures",
-        )
-    return SheetMaker(ctx.frames, cameras, ctx.settings.plan)
-
-
-def _window(ctx: PhaseContext, maker: SheetMaker, start_s: float, end_s: float) -> Window:
-    times = _window_times(ctx.episode, ctx.settings, start_s, end_s)
-    return Window(start_s, end_s, maker.make(times, zero_s=start_s))
+def _looks(ctx: PhaseContext) -> Looks:
+    """What there is to be seen, and what the joints recorded where the settings want it used."""
+    plan = ctx.settings.plan
+    uses_signals = plan.motion_hints or plan.snap_to_motion_s > 0
+    cameras: tuple[str, ...] = ()
+    if ctx.answerer.needs_pictures:
+        cameras = views(ctx.settings, list(ctx.episode.videos))
+        if not cameras:
+            raise EpisodeError(
+                "want a colour video camera to look at",
+                "this episode has none",
+                "use --vlm.backend=motion, which needs no pictures",
+            )
+    return Looks(
+        ctx.episode,
+        ctx.settings,
+        SheetMaker(ctx.frames, cameras, ctx.settings),
+        ctx.staging.root / CLIPS_FOLDER,
+        ctx.signals() if uses_signals and ctx.signals is not None else None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ task
@@ -167,12 +150,12 @@ def must_derive(task: str, settings: AnnotateSettings) -> bool:
     return mode == "always"
 
 
-def _effective_task(ctx: PhaseContext, ask: PlanQuestions, maker: SheetMaker) -> tuple[str, str]:
+def _effective_task(ctx: PhaseContext, ask: PlanQuestions, looks: Looks) -> tuple[str, str]:
     """The task that all questions speak of, and where it is from: "dataset" or "video"."""
     task = " ".join(ctx.episode.task.split())
     if not must_derive(task, ctx.settings):
         return task, "dataset"
-    answer = ctx.ask_one(ask.video_task(_window(ctx, maker, ctx.episode.start_s, ctx.episode.end_s)))
+    answer = ctx.ask_one(ask.video_task(looks.at(ctx.episode.start_s, ctx.episode.end_s)))
     named = " ".join(answer.task.split()) if answer else ""
     return (task, "dataset") if is_placeholder(named) else (named, "video")
 
@@ -196,7 +179,11 @@ def _task_aug_rows(task: str, variants: Iterable[str], start_s: float) -> list[R
 
 
 def _spans(
-    ctx: PhaseContext, looks: Sequence[Window], answers: Sequence[Segments | None], steps_max: int
+    ctx: PhaseContext,
+    looks: Sequence[Window],
+    answers: Sequence[Segments | None],
+    signals: Signals | None,
+    steps_max: int,
 ) -> list[Span]:
     """The answers of all windows as spans, one for every frame."""
     failed = sum(a is None for a in answers)
@@ -207,10 +194,14 @@ def _spans(
             f"{failed} unanswered: {reasons[-1] if reasons else 'no reason given'}",
             "run again; if it stays, look at the answers of this model",
         )
-    touch_s = 1 / ctx.settings.plan.frames_per_second  # times are read from frames this far apart
+    episode, plan = ctx.episode, ctx.settings.plan
+    touch_s = 1 / plan.frames_per_second  # times are read from frames this far apart
     parts = [_in_episode(w, a, steps_max, touch_s) for w, a in zip(looks, answers, strict=True) if a]
     joined = join_windows(parts, [w.times_s for w in looks], touch_s)
-    spans = settle(joined, ctx.episode, ctx.settings.plan.min_subtask_s)
+    if signals is not None and plan.snap_to_motion_s > 0:
+        times = boundary_times(signals, episode)
+        joined = snap(joined, times, plan.snap_to_motion_s, plan.min_subtask_s, episode.start_s, episode.end_s)
+    spans = settle(joined, episode, plan.min_subtask_s)
     if not spans:
         raise EpisodeError(
             "want at least one subtask inside the episode",

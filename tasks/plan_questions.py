@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
 import prompts
-from tasks.answers.question import Picture, Question
+from tasks.answers.question import Clip, Picture, Question
 from tasks.dataset.episode import Episode
 from tasks.questions import (
     Description,
@@ -36,7 +36,9 @@ class Window:
 
     start_s: float
     end_s: float
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture, ...] = ()
+    clips: tuple[Clip, ...] = ()
+    facts: Sequence[str] = ()  # what the robot's joints recorded meanwhile
 
     @property
     def length_s(self) -> float:
@@ -58,8 +60,7 @@ class PlanQuestions:
 
     def video_task(self, window: Window) -> Question:
         """What task does this video show?"""
-        inputs = {"sheet_preamble": self._sheet_preamble()}
-        return self._make("plan_video_task", VideoTask, inputs, window.times_s, window.pictures)
+        return self._look("plan_video_task", VideoTask, {}, window)
 
     def task_aug(self, task: str) -> list[Question]:
         """The task in other words: one question, or none when the settings want none."""
@@ -81,35 +82,26 @@ class PlanQuestions:
 
     def describe(self, window: Window, task: str) -> Question:
         """What happens in this window?"""
-        inputs = {
-            "sheet_preamble": self._sheet_preamble(),
-            "boundary_rules": prompts.render("boundary_rules").strip(),
-            "task": task,
-            "duration": round(window.length_s, 2),
-        }
-        return self._make(
-            "plan_subtask_describe", Description, inputs, window.times_s, window.pictures, tokens=DESCRIPTION_TOKENS
-        )
+        inputs = {**self._events(window), "task": task}
+        return self._look("plan_subtask_describe", Description, inputs, window, tokens=DESCRIPTION_TOKENS)
 
     def segment(self, window: Window, task: str, observation: str, steps_max: int) -> Question:
         """Which subtasks does this window hold, and when?"""
         inputs = {
-            "sheet_preamble": self._sheet_preamble(),
-            "boundary_rules": prompts.render("boundary_rules").strip(),
+            **self._events(window),
             "task": task,
             "observation": observation,
-            "duration": round(window.length_s, 2),
             "min_subtask_s": self.settings.plan.min_subtask_s,
             "max_steps": steps_max,
         }
         tokens = TOKENS_PER_SEGMENT * steps_max + TOKENS_AROUND
-        return self._make("plan_subtasks", Segments, inputs, window.times_s, window.pictures, tokens=tokens)
+        return self._look("plan_subtasks", Segments, inputs, window, tokens=tokens)
 
     def relabel(self, spans: Sequence[Span], i: int, task: str, pictures: tuple[Picture, ...]) -> Question:
         """Is the label of span `i` right?"""
         span = spans[i]
         inputs = {
-            "sheet_preamble": self._sheet_preamble(),
+            "preamble": self._sheet_preamble(),
             "task": task,
             "seed_label": span.text,
             "index": i + 1,
@@ -117,7 +109,8 @@ class PlanQuestions:
             "start": round(span.start, 2),
             "end": round(span.end, 2),
         }
-        return self._make("plan_subtask_relabel", RelabeledSegment, inputs, (span.start, span.end), pictures)
+        question = self._make("plan_subtask_relabel", RelabeledSegment, inputs, (span.start, span.end))
+        return replace(question, pictures=pictures)
 
     def memory(self, task: str, memory: str, completed: Sequence[str], left: Sequence[Span]) -> Question:
         """What does the robot remember when the first span of `left` begins?"""
@@ -136,15 +129,36 @@ class PlanQuestions:
     def _sheet_preamble(self) -> str:
         return prompts.render("sheet_preamble", columns=self.settings.plan.contact_sheet_columns).strip()
 
+    def _preamble(self, window: Window) -> str:
+        """How to read what is shown: sheets or clips."""
+        if self.settings.plan.media == "video":
+            return prompts.render("clip_preamble", duration=round(window.length_s, 2)).strip()
+        return self._sheet_preamble()
+
+    def _events(self, window: Window) -> dict[str, object]:
+        """What the describer and the segmenter are told alike."""
+        return {
+            "boundary_rules": prompts.render("boundary_rules").strip(),
+            "duration": round(window.length_s, 2),
+            "facts": "\n".join(window.facts),
+        }
+
+    def _look(
+        self, name: str, answer: type[BaseModel], inputs: dict[str, object], window: Window, tokens: int = 0
+    ) -> Question:
+        """A question about what a window shows."""
+        inputs = {"preamble": self._preamble(window), **inputs}
+        question = self._make(name, answer, inputs, window.times_s, tokens)
+        return replace(question, pictures=window.pictures, clips=window.clips)
+
     def _make(
         self,
         name: str,
         answer: type[BaseModel],
         inputs: dict[str, object],
         window_s: tuple[float, float],
-        pictures: tuple[Picture, ...] = (),
         tokens: int = 0,
     ) -> Question:
         """`tokens`: what a full answer needs; the reply limit is raised to it, never lowered."""
         tokens_max = max(tokens, self.settings.vlm.max_new_tokens) if tokens else None
-        return Question(name, answer, inputs, pictures, "plan", self.episode, window_s, tokens_max)
+        return Question(name, answer, inputs, (), "plan", self.episode, window_s, tokens_max)

@@ -10,9 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tasks.answers.question import Picture
+from tasks.dataset.episode import VideoRef
 from tasks.dataset.frames import EpisodeFrames, Shot, encode_jpeg
-from tasks.settings import PlanSettings
+from tasks.settings import AnnotateSettings
 
+TILE_WIDTH_MIN = (
+    80  # narrower tiles have no room for the printed time; sheets that are still too large are scaled later
+)
 BADGE_HEIGHT_SHARE = 0.12  # of the tile's height: smaller digits cannot be read by a model that scales pictures down
 BADGE_HEIGHT_MIN_PX = 14
 BADGE_PAD_SHARE = 0.018
@@ -62,32 +66,48 @@ def contact_sheets(
     return sheets
 
 
+def tile_width(settings: AnnotateSettings, video: VideoRef) -> int:
+    """Width of this camera's tiles: as set, or less so that a full sheet keeps within vlm.max_pixels."""
+    plan, pixels_max = settings.plan, settings.vlm.max_pixels
+    width = plan.contact_sheet_frame_width
+    if pixels_max is None or video.width <= 0 or video.height <= 0:
+        return width
+    columns = min(plan.contact_sheet_columns, plan.contact_sheet_frames_per_sheet)
+    rows = -(-plan.contact_sheet_frames_per_sheet // columns)
+    while width > TILE_WIDTH_MIN and columns * width * rows * round(width * video.height / video.width) > pixels_max:
+        width -= 1
+    return width
+
+
+def view_caption(cameras: Sequence[str], i: int) -> str:
+    """What is said before the pictures of camera `i`, where there are several."""
+    return f"Camera {i + 1} of {len(cameras)} ({cameras[i]}), the same moments:" if len(cameras) > 1 else ""
+
+
 @dataclass(frozen=True)
 class SheetMaker:
     """Makes the contact sheets of one episode. Without cameras it makes none."""
 
     frames: EpisodeFrames
     cameras: tuple[str, ...]
-    plan: PlanSettings
+    settings: AnnotateSettings
     _made: dict[tuple[object, ...], tuple[Picture, ...]] = field(default_factory=dict)
 
     def make(self, times: Sequence[float], zero_s: float = 0.0) -> tuple[Picture, ...]:
         """Sheets of all cameras at these times; several cameras are told apart by captions. Made once per selection."""
         key = (self.cameras, tuple(times), zero_s)
         if key not in self._made:
-            self._made[key] = tuple(p for camera in self.cameras for p in self._of_camera(camera, times, zero_s))
+            self._made[key] = tuple(p for i in range(len(self.cameras)) for p in self._of_camera(i, times, zero_s))
         return self._made[key]
 
-    def _of_camera(self, camera: str, times: Sequence[float], zero_s: float) -> list[Picture]:
-        plan = self.plan
+    def _of_camera(self, i: int, times: Sequence[float], zero_s: float) -> list[Picture]:
+        camera, plan = self.cameras[i], self.settings.plan
         sheets = contact_sheets(
-            self.frames.tiles(camera, times, plan.contact_sheet_frame_width),
+            self.frames.tiles(camera, times, tile_width(self.settings, self.frames.episode.videos[camera])),
             columns=plan.contact_sheet_columns,
             per_sheet=plan.contact_sheet_frames_per_sheet,
             quality=plan.contact_sheet_quality,
             zero_s=zero_s,
         )
-        if len(self.cameras) > 1:
-            caption = f"Camera {self.cameras.index(camera) + 1} of {len(self.cameras)} ({camera}), the same moments:"
-            sheets[:1] = [replace(p, caption=caption) for p in sheets[:1]]
+        sheets[:1] = [replace(p, caption=view_caption(self.cameras, i)) for p in sheets[:1]]
         return sheets

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import prompts
 from tasks import plan
 from tasks.answers.question import Question
+from tasks.dataset.episode import Episode
 from tasks.dataset.frames import EpisodeFrames
 from tasks.dataset.layout import open_dataset
+from tasks.dataset.signals import Gripper, MotionEvent, Signals
 from tasks.errors import EpisodeError
 from tasks.language.rows import Row
 from tasks.phase import PhaseContext
@@ -180,6 +184,141 @@ def test_the_named_camera_is_looked_at(tmp_path: Path) -> None:
     frames = DrawnFrames(make_episode())
     run(make_context(tmp_path, answerer(), frames=frames, vlm={"camera_key": WRIST}))
     assert {camera for _, camera, _ in frames.calls} == {WRIST}
+
+
+# ---------------------------------------------------------------- clips
+
+
+VIDEO = {"media": "video", "clip_width": 160}
+
+
+def real_episode(generated_dataset: Path, index: int = 2) -> Episode:
+    return open_dataset(generated_dataset).episodes()[index]
+
+
+def test_clips_are_shown_in_place_of_sheets(tmp_path: Path, generated_dataset: Path) -> None:
+    episode = real_episode(generated_dataset)
+    asked = answerer(plan_video_task={"task": "set the table"})
+    settings = {**VIDEO, "derive_task_from_video": "always"}
+    frames = DrawnFrames(episode, broken=True)  # no tile is asked for
+    run(make_context(tmp_path, asked, episode, frames=frames, plan=settings))
+    shown = [*asked.named("plan_video_task"), *asked.named("plan_subtask_describe"), *asked.named("plan_subtasks")]
+    assert len(shown) == 3 and not any(q.pictures for q in shown)
+    (clip,) = shown[0].clips
+    assert all(q.clips == (clip,) for q in shown)
+    assert clip.path.parent == tmp_path / "clips" and clip.path.is_file()
+    assert (clip.width, clip.fps, clip.caption) == (160, 2.0, "")
+    for question in shown:
+        text = prompts.render(question.name, **question.inputs)
+        assert "sheet" not in text and "ends at 3.9 seconds" in text
+    assert not any(q.clips for q in asked.asked if q not in shown)
+
+
+def test_each_window_has_a_clip_of_its_own(tmp_path: Path, generated_dataset: Path) -> None:
+    episode = real_episode(generated_dataset)
+    asked = answerer()
+    settings = {**VIDEO, "max_frames_per_prompt": 6, "window_overlap_s": 0.5}
+    run(make_context(tmp_path, asked, episode, frames=DrawnFrames(episode, broken=True), plan=settings))
+    questions = asked.named("plan_subtasks")
+    assert len(questions) == 2 and len({q.clips[0].digest for q in questions}) == 2
+    for question in questions:
+        start_s, end_s = question.window_s or (0.0, 0.0)
+        assert question.clips[0].seconds == pytest.approx(end_s - start_s, abs=0.11)
+
+
+def test_two_cameras_are_two_clips_told_apart(tmp_path: Path, generated_dataset: Path) -> None:
+    episode = real_episode(generated_dataset)
+    asked = answerer()
+    first, second = episode.videos
+    ctx = make_context(tmp_path, asked, episode, plan={**VIDEO, "second_camera": second}, vlm={"camera_key": first})
+    run(ctx)
+    captions = [c.caption for c in asked.named("plan_subtasks")[0].clips]
+    assert first in captions[0] and second in captions[1]
+
+
+def test_clips_want_no_tiles_and_another_preamble(generated_dataset: Path) -> None:
+    dataset = open_dataset(generated_dataset)
+
+    def settings(**section: object) -> AnnotateSettings:
+        return AnnotateSettings.model_validate({"plan": section})
+
+    assert plan.wanted(dataset.episodes()[0], settings(media="video"), dataset.cameras) == {}
+    names = set(plan.prompt_names(settings(media="video")))
+    assert "clip_preamble" in names and "sheet_preamble" not in names
+    assert "sheet_preamble" in plan.prompt_names(settings(media="video", subtask_seeded_relabel=True))
+    assert "clip_preamble" not in plan.prompt_names(settings())
+
+
+def test_segments_are_relabelled_by_sheets_also_beside_clips(tmp_path: Path, generated_dataset: Path) -> None:
+    episode = real_episode(generated_dataset)
+    asked = answerer(plan_subtask_relabel={"label": "x"})
+    frames = EpisodeFrames(episode, {})
+    run(make_context(tmp_path, asked, episode, frames=frames, plan={**VIDEO, "subtask_seeded_relabel": True}))
+    for question in asked.named("plan_subtask_relabel"):
+        assert question.pictures and not question.clips
+        assert "contact sheets" in prompts.render(question.name, **question.inputs)
+
+
+def test_an_answerer_without_eyes_needs_no_clips(tmp_path: Path) -> None:
+    blind = ScriptedAnswerer(ANSWERS, needs_pictures=False)
+    run(make_context(tmp_path, blind, make_episode(cameras=()), plan=VIDEO))
+    assert not any(q.clips for q in blind.asked)
+
+
+def test_a_video_that_cannot_be_cut_fails_the_episode(tmp_path: Path) -> None:
+    asked = answerer()
+    with pytest.raises(EpisodeError, match=r"clip\.mp4"):  # the file of a made-up episode is not there
+        plan.run(make_context(tmp_path, asked, plan=VIDEO))
+    assert asked.batches == []
+
+
+# ---------------------------------------------------------------- recorded motion
+
+
+def grip(*events: tuple[float, str]) -> Callable[[], Signals]:
+    """Signals of one gripper that changes at these times; the arm never rests."""
+    times = np.array(make_episode().times)
+    closed = np.zeros(len(times))
+    for time_s, kind in events:
+        closed[times >= time_s - 1e-6] = float(kind == "close")
+    return lambda: Signals(
+        (Gripper("gripper", "", closed, times),),
+        tuple(MotionEvent(t, kind) for t, kind in events),
+        np.ones(len(times), bool),
+        np.ones(len(times)),
+    )
+
+
+def test_facts_are_told_to_the_describer_and_the_segmenter_in_the_window_s_own_time(tmp_path: Path) -> None:
+    asked = answerer()
+    ctx = make_context(
+        tmp_path, asked, plan={"motion_hints": True, "max_frames_per_prompt": 10, "window_overlap_s": 1.0}
+    )
+    ctx.signals = grip((2.0, "close"), (5.5, "open"))
+    run(ctx)
+    for name in ("plan_subtask_describe", "plan_subtasks"):
+        first, second = asked.named(name)
+        start_s = second.window_s[0]
+        assert first.inputs["facts"] == "0.00 s: the gripper is open\n2.00 s: the gripper closes"
+        assert second.inputs["facts"] == f"0.00 s: the gripper is closed\n{5.5 - start_s:.2f} s: the gripper opens"
+        assert str(first.inputs["facts"]) in prompts.render(first.name, **first.inputs)
+
+
+def test_signals_are_left_alone_unless_they_are_wanted(tmp_path: Path) -> None:
+    asked = answerer()
+    ctx = make_context(tmp_path, asked)
+    ctx.signals = lambda: pytest.fail("nobody asked for signals")
+    run(ctx)
+    assert {q.inputs["facts"] for q in asked.named("plan_subtasks")} == {""}
+    nobody = make_context(tmp_path, asked, plan={"motion_hints": True, "snap_to_motion_s": 1})
+    assert len(of_style(run(nobody), "subtask")) == 3
+
+
+def test_boundaries_move_to_what_the_gripper_did(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, answerer(), plan={"snap_to_motion_s": 1.0})
+    ctx.signals = grip((2.0, "close"), (4.0, "open"))  # each stroke ends 0.6 s later at even speed
+    starts = [r.timestamp for r in of_style(run(ctx), "subtask")]
+    assert starts == [ctx.episode.snap(t) for t in (0.0, 2.6, 6.0)]  # 3.04 moved, 6.0 has nothing near
 
 
 # ---------------------------------------------------------------- windows

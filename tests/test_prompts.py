@@ -25,7 +25,14 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "judge_labels": questions.LabelVerdict,
     **{f"vqa_{kind}": model for kind, model in questions.VQA_ANSWERS.items()},
 }
-PARTS = {"sheet_preamble", "boundary_rules", "coordinates_pixel", "coordinates_norm1000", "coordinates_norm1"}
+PARTS = {
+    "sheet_preamble",
+    "clip_preamble",
+    "boundary_rules",
+    "coordinates_pixel",
+    "coordinates_norm1000",
+    "coordinates_norm1",
+}
 NUMBERS = {"x_min": "1", "y_min": "2", "x_max": "3", "y_max": "4", "x": "1", "y": "2"}
 
 
@@ -65,8 +72,15 @@ def test_braces_stand_in_the_example_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plan_video_task", "plan_subtask_describe", "plan_subtasks", "plan_subtask_relabel"])
-def test_prompts_with_sheets_tell_how_to_read_them(name: str) -> None:
-    assert "sheet_preamble" in placeholders(name)
+def test_prompts_about_pictures_tell_how_to_read_them_and_leave_the_kind_to_that(name: str) -> None:
+    assert "preamble" in placeholders(name)
+    if name != "plan_subtask_relabel":  # which always shows sheets
+        assert not re.search(r"sheet|grid|box|tile|clip", prompts.text(name))
+
+
+def test_only_the_preamble_of_sheets_speaks_of_sheets() -> None:
+    assert "contact sheets" in prompts.text("sheet_preamble")
+    assert not re.search(r"sheet|grid|box|tile|cell", prompts.text("clip_preamble"))
 
 
 def test_describe_and_segment_share_one_notion_of_an_event() -> None:
@@ -81,6 +95,12 @@ def test_visual_questions_name_their_type_and_the_picture(kind: str) -> None:
     assert f'type "{kind}"' in text and "<width> x <height> pixels" in text
     assert ("<coordinates_rule>" in text) is (kind in ("bbox", "keypoint"))
     assert '"question"' in text and '"answer"' in text
+
+
+@pytest.mark.parametrize("name", ["plan_subtask_describe", "plan_subtasks"])
+def test_facts_may_be_there_or_not(name: str) -> None:
+    assert "<facts>\n<facts>\n</facts>" in rendered(name)
+    assert "(empty: nothing was recorded)" in prompts.text(name)
 
 
 def test_relations_of_the_prompt_are_those_of_the_schema() -> None:

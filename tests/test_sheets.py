@@ -10,10 +10,11 @@ from PIL import Image
 
 from tasks import plan
 from tasks.answers.question import Picture
+from tasks.dataset.episode import VideoRef
 from tasks.dataset.frames import EpisodeFrames, Shot
 from tasks.dataset.layout import open_dataset
 from tasks.settings import AnnotateSettings
-from tasks.sheets import SheetMaker, badge_text, contact_sheets
+from tasks.sheets import TILE_WIDTH_MIN, SheetMaker, badge_text, contact_sheets, tile_width
 from tests.answerers import FRONT, WRIST, DrawnFrames, make_episode
 
 GREY = 90
@@ -70,7 +71,7 @@ def test_different_times_look_different_and_windows_count_from_their_start() -> 
 
 def test_the_second_camera_has_sheets_of_its_own_under_a_caption() -> None:
     episode = make_episode(12.0)
-    settings = AnnotateSettings().plan
+    settings = AnnotateSettings()
     maker = SheetMaker(DrawnFrames(episode), (FRONT, WRIST), settings)  # type: ignore[arg-type]
     pictures = maker.make([i * 0.5 for i in range(25)])
     assert [bool(p.caption) for p in pictures] == [True, False, True, False]
@@ -79,9 +80,30 @@ def test_the_second_camera_has_sheets_of_its_own_under_a_caption() -> None:
     assert [p.caption for p in alone.make([0.0, 1.0])] == [""]
 
 
+def test_a_full_sheet_keeps_within_the_pixels_that_the_model_takes() -> None:
+    def width(pixels_max: int | None, size: tuple[int, int] = (640, 480)) -> int:
+        settings = AnnotateSettings.model_validate({"vlm": {"max_pixels": pixels_max}})
+        return tile_width(settings, VideoRef(Path("clip.mp4"), 0.0, 9.0, height=size[1], width=size[0]))
+
+    assert width(None) == width(1_000_000) == width(5 * 224 * 4 * 168) == 224
+    assert width(5 * 224 * 4 * 168 - 1) == 223
+    assert width(300_000, (480, 640)) < width(300_000) < 224
+    assert width(4096) == TILE_WIDTH_MIN and width(4096, (0, 0)) == 224
+
+
+def test_smaller_tiles_are_drawn_where_the_model_takes_few_pixels() -> None:
+    episode = make_episode(12.0, size=(640, 480))
+    settings = AnnotateSettings.model_validate({"vlm": {"max_pixels": 300_000}})
+    maker = SheetMaker(DrawnFrames(episode, (640, 480)), (FRONT,), settings)  # type: ignore[arg-type]
+    (full, _) = maker.make([i * 0.5 for i in range(25)])
+    assert 280_000 < full.width * full.height <= 300_000
+    wants = plan.wanted(episode, settings, [FRONT])
+    assert wants[FRONT].tile_width * 5 == full.width
+
+
 def test_a_selection_is_drawn_once() -> None:
     frames = DrawnFrames(make_episode())
-    maker = SheetMaker(frames, (FRONT,), AnnotateSettings().plan)  # type: ignore[arg-type]
+    maker = SheetMaker(frames, (FRONT,), AnnotateSettings())  # type: ignore[arg-type]
     assert maker.make([0.0, 1.0]) is maker.make([0.0, 1.0])
     assert len(frames.calls) == 1
 
@@ -94,7 +116,7 @@ def test_real_video_under_its_own_times(generated_dataset: Path) -> None:
     times = [0.0, 0.52, 1.04, 3.9]
     shown = frames.tiles(camera, times, 224)
     assert [s.time_s for s in shown] == [episode.snap(t) for t in times]
-    (sheet,) = SheetMaker(frames, (camera,), settings.plan).make(times)
+    (sheet,) = SheetMaker(frames, (camera,), settings).make(times)
     drawn = np.asarray(Image.open(BytesIO(sheet.jpeg)).convert("RGB")).astype(int)
     for i, shot in enumerate(shown):
         height, width = shot.rgb.shape[:2]

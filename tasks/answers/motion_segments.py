@@ -134,16 +134,15 @@ def _cut_at_changes(grasps: Sequence[Grasp], words: TaskText | None, signals: Si
     pieces = []
     start = episode.start_s
     for (time_s, text, i, whole), later in zip(changes, [*changes[1:], None], strict=True):
-        end = episode.end_s
-        if later is not None:
-            end = _stroke_end(signals, episode, time_s, time_s + NEXT_SHARE * (later[0] - time_s))
+        end = episode.end_s if later is None else stroke_end(signals, episode, time_s, later[0])
         pieces.append(Piece(text, start, end, i, whole))
         start = end
     return pieces
 
 
-def _stroke_end(signals: Signals, episode: Episode, change_s: float, latest_s: float) -> float:
+def stroke_end(signals: Signals, episode: Episode, change_s: float, next_change_s: float) -> float:
     """When the lift or retreat that follows a gripper's change is over: the arm has sped up and slows down again."""
+    latest_s = change_s + NEXT_SHARE * (next_change_s - change_s)
     usual = min(change_s + AFTER_S, latest_s)
     a, b = episode.nearest(change_s), episode.nearest(min(latest_s, change_s + AFTER_MAX_S))
     if signals.speed is None or b - a < 2:

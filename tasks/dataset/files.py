@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file in one step: readers see the old bytes or the new ones."""
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")  # others may write the same file
     try:
         tmp.write_bytes(data)
         os.replace(tmp, path)

@@ -26,6 +26,7 @@ from tasks.errors import VideoError
 
 TOLERANCE_MIN_S = 0.01
 HALF_FRAME = 0.499  # of the frame period: exactly halfway between two frames is neither of them
+ROUNDING = 1e-9
 SEEK_PACKETS_MIN = 32  # a shorter gap is read through, which costs less than a seek
 SEEK_BACK_MAX = 64  # keyframes to step back for the start of a stretch before reading from the file's start
 # from PyAV 17 on the scaler starts a thread per core for each picture, which costs twice the CPU at these sizes
@@ -173,9 +174,9 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
             yield packet
 
 
-def list_packets(
+def stretch_packets(
     container: InputContainer, stream: VideoStream, first_s: float, last_s: float, slack_s: float
-) -> list[PacketEntry]:
+) -> Iterator[av.Packet]:
     """Packets from a keyframe shown no later than `first_s` to the last one that can be shown until `last_s`."""
     time_base = float(stream.time_base)
     first_pts, last_pts = (first_s + slack_s) / time_base, (last_s + slack_s) / time_base
@@ -189,13 +190,20 @@ def list_packets(
     else:
         target = 0
     container.seek(max(target, 0), stream=stream, backward=True)
-    entries = []
     for packet in packets_of(container, stream):
         if _dts(packet) > last_pts:
             break
-        shown = not (packet.is_discard or packet.is_corrupt)
-        entries.append(PacketEntry(packet.pts, _dts(packet), packet.is_keyframe, shown))
-    return entries
+        yield packet
+
+
+def list_packets(
+    container: InputContainer, stream: VideoStream, first_s: float, last_s: float, slack_s: float
+) -> list[PacketEntry]:
+    """What is known of these packets without decoding them."""
+    return [
+        PacketEntry(p.pts, _dts(p), p.is_keyframe, shown=not (p.is_discard or p.is_corrupt))
+        for p in stretch_packets(container, stream, first_s, last_s, slack_s)
+    ]
 
 
 def seek_to(
@@ -216,11 +224,12 @@ def fit_size(
     """Width and height within the limits, sides a multiple of `multiple`; nothing is scaled up beyond that rounding."""
     width, height = size
     shrink = min(1.0, width_max / width, sqrt(pixels_max / (width * height)) if pixels_max else 1.0)
-    exact = [side * shrink / multiple for side in size]
-    sides = [max(1, round(side)) * multiple for side in exact]
-    if sides[0] > width_max or (pixels_max is not None and sides[0] * sides[1] > pixels_max):
-        sides = [max(1, int(side)) * multiple for side in exact]
-    return sides[0], sides[1]
+    for whole in (round, int):  # the nearest, unless that is too large
+        w = max(1, whole(width * shrink / multiple + ROUNDING)) * multiple
+        h = max(1, whole(height * w / width / multiple + ROUNDING)) * multiple
+        if w <= width_max and (pixels_max is None or w * h <= pixels_max):
+            break
+    return w, h
 
 
 class Scaler:

@@ -36,14 +36,24 @@ class Completion:
     cut: bool  # stopped by the token limit
     tokens_in: int
     tokens_out: int
+    model: str = ""  # as the server calls it
 
 
 class CallError(Exception):
     """A request without a reply: the server's status and words, or no status when there was no whole answer."""
 
-    def __init__(self, status: int | None, message: str, retry_after_s: float | None = None, refused: bool = False):
+    def __init__(
+        self,
+        status: int | None,
+        message: str,
+        retry_after_s: float | None = None,
+        refused: bool = False,
+        lost: bool = False,
+    ):
         super().__init__(status, message)
-        self.status, self.message, self.retry_after_s, self.refused = status, message, retry_after_s, refused
+        self.status, self.message, self.retry_after_s = status, message, retry_after_s
+        self.refused = refused  # nobody listens there
+        self.lost = lost or refused  # no connection, or it broke: not a slow answer
 
     def __str__(self) -> str:
         return self.message if self.status is None else f"HTTP {self.status}: {self.message}"
@@ -62,6 +72,7 @@ class ChatClient:
         self._base = settings.api_base.strip().rstrip("/")
         self._timeout_s = settings.request_timeout_s
         url = _url(self._base)
+        self.address = f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
         key = _key(settings.api_key)
         if not (key.isascii() and key.isprintable()):  # the error of the HTTP library would show the key
             raise AnswererError("--vlm.api_key of printable ASCII characters", "other characters", "correct the key")
@@ -113,11 +124,12 @@ class ChatClient:
             ) as response:
                 raw = _read(response, deadline)
         except httpx.TimeoutException as error:
-            raise CallError(None, f"no answer within {timeout_s:g} s ({type(error).__name__})") from error
+            lost = isinstance(error, httpx.ConnectTimeout)
+            raise CallError(None, f"no answer within {timeout_s:g} s ({type(error).__name__})", lost=lost) from error
         except httpx.ConnectError as error:
             raise CallError(None, f"cannot connect: {error}", refused=True) from error
         except (httpx.RequestError, RuntimeError) as error:  # RuntimeError: closed under a request by close()
-            raise CallError(None, f"broken connection: {error or type(error).__name__}") from error
+            raise CallError(None, f"broken connection: {str(error) or type(error).__name__}", lost=True) from error
         if response.status_code != 200:
             raise CallError(response.status_code, _server_message(raw), _retry_after_s(response.headers))
         return _json(raw)
@@ -167,7 +179,7 @@ def _read(response: httpx.Response, deadline: float) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > RESPONSE_BYTES_MAX:
-            raise CallError(None, f"the answer is longer than {RESPONSE_BYTES_MAX} bytes")
+            raise CallError(response.status_code, f"the answer is longer than {RESPONSE_BYTES_MAX} bytes")
         if time.monotonic() > deadline:
             raise CallError(None, "the answer did not end in time")
     return b"".join(chunks)
@@ -195,6 +207,7 @@ def _completion(reply: Any) -> Completion:
         cut=choice.get("finish_reason") == "length",
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),
+        model=reply["model"] if isinstance(reply.get("model"), str) else "",
     )
 
 

@@ -9,12 +9,15 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import BaseModel
+
 from tasks.answers import messages, structured
-from tasks.answers.client import CallError, ChatClient, Completion
+from tasks.answers.client import CallError, Completion
+from tasks.answers.endpoint import Endpoint, Router
 from tasks.answers.failures import Breaker, RetryLog, Verdict, fatal, judge, pause_s
 from tasks.answers.question import Note, Question, Reply, Usage
 from tasks.answers.request import Ask, build
-from tasks.answers.structured import LADDER, OFF, Dialect
+from tasks.answers.structured import LADDER, OFF
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 
@@ -22,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SHRINKS_MAX = 2
 PREVIEW_CHARS_MAX = 200
+WAIT_S = 0.5  # between looks for a server, while one is being started
+MOVES_MAX = 3  # to another server after a lost connection; further ones cost a retry each
+DEATHS_MAX = 2  # servers that ended while they had the question: it may be the reason, so no third one gets it
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,7 @@ class Line:
     """What all questions of a run share."""
 
     settings: VlmSettings
-    client: ChatClient
-    dialect: Dialect
+    router: Router
     breaker: Breaker
     retries: RetryLog
     end: Callable[[AnswererError], None]  # ends the run for every open question
@@ -51,15 +56,25 @@ class Exchange:
         self._cut = ""  # the reply that ran out of tokens, while a longer one is asked for
         self._grown = False
         self._doubtful = False  # asked without a format to see whether the format was refused
-        self._shrinks = self._retries = 0
+        self._shrinks = self._retries = self._moves = self._deaths = 0
         self._usage = Usage()
+        self._endpoint: Endpoint | None = None  # asked last
+        self._failed_at: Endpoint | None = None  # another one is better
 
     def step(self) -> float | None:
         """Send one request. None: the question is settled; else the seconds to wait before the next step."""
         if self.future.done():
             return None
         try:
-            return self._send()
+            endpoint = self._line.router.take(self._failed_at, self._endpoint if self._doubtful else None)
+            if endpoint is None:
+                return WAIT_S
+            self._doubtful = self._doubtful and endpoint is self._endpoint  # a doubt is about one server
+            self._endpoint = endpoint
+            try:
+                return self._send(endpoint)
+            finally:
+                self._line.router.release(endpoint)
         except AnswererError as error:
             self._line.end(error)
         except Exception as error:  # noqa: BLE001 a bug must reach the waiting caller, not kill the worker
@@ -73,35 +88,38 @@ class Exchange:
         except InvalidStateError:
             return
         if self._usage.requests:  # what it cost is not lost with it
-            self._line.note(self.question, Reply(None, f"not finished: {error}", self._usage))
+            self._line.note(self.question, self._reply(None, f"not finished: {error}"))
 
-    def _send(self) -> float | None:
-        rung = self._rung()
-        body = self._body(rung)
+    def _send(self, endpoint: Endpoint) -> float | None:
+        rung = self._rung(endpoint)
+        body = self._body(endpoint, rung)
         began = time.monotonic()
         try:
-            completion = self._line.client.chat(body)
+            completion = endpoint.client.chat(body)
         except CallError as error:
             self._spend(began)
-            return self._after_error(error, rung, body)
+            if error.status is not None:
+                self._line.router.replied(endpoint)
+            return self._after_error(error, endpoint, rung, body)
         self._spend(began, completion)
+        self._line.router.replied(endpoint)
         self._line.breaker.replied()
         if self._doubtful:
             self._doubtful = False
-            self._line.dialect.refused(self._asked_rung(), self.question.answer, to=OFF)
-        self._line.dialect.proved(rung)
+            endpoint.dialect.refused(self._asked_rung(endpoint), self.question.answer, to=OFF)
+        endpoint.dialect.proved(rung)
         return self._after_reply(completion)
 
-    def _rung(self) -> int:
-        return OFF if self._doubtful else self._asked_rung()
+    def _rung(self, endpoint: Endpoint) -> int:
+        return OFF if self._doubtful else self._asked_rung(endpoint)
 
-    def _asked_rung(self) -> int:
+    def _asked_rung(self, endpoint: Endpoint) -> int:
         wish = self._line.settings.structured
-        return self._line.dialect.rung(self.question.answer) if wish == "auto" else LADDER.index(wish)
+        return endpoint.dialect.rung(self.question.answer) if wish == "auto" else LADDER.index(wish)
 
-    def _body(self, rung: int) -> dict[str, Any]:
+    def _body(self, endpoint: Endpoint, rung: int) -> dict[str, Any]:
         ask = Ask(self._text, self._pictures, self.question.clips, self._tokens_max, self._correction)
-        return build(ask, self.question.answer, rung, self._line.settings, self._line.dialect)
+        return build(ask, self.question.answer, rung, endpoint.settings, endpoint.dialect)
 
     def _spend(self, began: float, completion: Completion | None = None) -> None:
         usage = Usage(requests=1, latency_s=time.monotonic() - began)
@@ -115,7 +133,7 @@ class Exchange:
         answer, problem = structured.read(completion.text, self.question.answer)
         if answer is not None:
             self._line.breaker.answered()
-            return self._settle(Reply(answer, usage=self._usage))
+            return self._settle(self._reply(answer))
         if completion.cut and not self._grown:
             self._grown, self._cut = True, completion.text
             self._tokens_max *= 2
@@ -132,22 +150,31 @@ class Exchange:
 
     # ------------------------------------------------------------------ failures
 
-    def _after_error(self, error: CallError, rung: int, body: dict[str, Any]) -> float | None:
+    def _after_error(self, error: CallError, endpoint: Endpoint, rung: int, body: dict[str, Any]) -> float | None:
         verdict = judge(error)
         if verdict is Verdict.FATAL:
-            raise fatal(error, self._line.settings)
+            raise fatal(error, endpoint.settings)
         if verdict is Verdict.RETRY:
-            return self._retry(error)
+            return self._retry(error, endpoint)
         if verdict is Verdict.SHRINK and (pause := self._shrink(error)) is not None:
             return pause
-        if verdict is not Verdict.SHRINK and self._ask_differently(error, verdict, rung, body):
+        if verdict is not Verdict.SHRINK and self._ask_differently(error, verdict, endpoint, rung, body):
             return 0.0
         if error.status == 500:
-            return self._retry(error)
+            return self._retry(error, endpoint)
         return self._skip(str(error), by_server=True)
 
-    def _retry(self, error: CallError) -> float | None:
+    def _retry(self, error: CallError, endpoint: Endpoint) -> float | None:
+        self._failed_at = endpoint
         if error.status is None:
+            elsewhere = self._line.router.failed(endpoint, error)
+            self._deaths += endpoint.died and not error.refused
+            if self._deaths >= DEATHS_MAX:
+                return self._skip(f"{self._deaths} servers ended while they had the question", by_server=True)
+            if elsewhere and self._moves < MOVES_MAX:
+                self._moves += 1
+                log.info("%s: %s: %s; going to another server", self.question.label, endpoint.name, error)
+                return 0.0
             self._line.breaker.lost(str(error))
         settings = self._line.settings
         if self._retries >= settings.max_retries:
@@ -173,8 +200,10 @@ class Exchange:
         self._pictures = fewer
         return 0.0
 
-    def _ask_differently(self, error: CallError, verdict: Verdict, rung: int, body: dict[str, Any]) -> bool:
-        dialect = self._line.dialect
+    def _ask_differently(
+        self, error: CallError, verdict: Verdict, endpoint: Endpoint, rung: int, body: dict[str, Any]
+    ) -> bool:
+        dialect = endpoint.dialect
         if dialect.adapt(error.message, body):
             return True
         if self._doubtful:  # refused without a format too: the format was not the reason
@@ -194,7 +223,11 @@ class Exchange:
     def _skip(self, reason: str, by_server: bool, preview: str = "") -> None:
         log.info("%s: skipped: %s", self.question.label, reason)
         self._line.breaker.failed(reason, by_server)  # may end the run, for this question too
-        self._settle(Reply(None, reason, self._usage, preview=preview))
+        self._settle(self._reply(None, reason, preview))
+
+    def _reply(self, answer: BaseModel | None, reason: str | None = None, preview: str = "") -> Reply:
+        server = self._endpoint.settings.api_base if self._endpoint is not None else ""
+        return Reply(answer, reason, self._usage, server, preview)
 
     def _settle(self, reply: Reply) -> None:
         try:

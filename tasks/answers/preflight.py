@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tasks.answers.client import CallError, ChatClient
+from tasks.answers.client import CallError, ChatClient, Completion
 from tasks.answers.failures import fatal, is_wrong_model
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
@@ -21,40 +21,80 @@ PAUSE_S = 0.5
 MODELS_SHOWN_MAX = 10
 T = TypeVar("T")
 _NO_LIST = frozenset({400, 404, 405, 422, 500, 501})  # servers that keep no list, or fail to make one, may still chat
+_ALIVE = frozenset({400, 422, 429})  # refusals of a ping that are no refusal of the model
 
 
 def preflight(client: ChatClient, settings: VlmSettings) -> None:
     """Raise AnswererError when the server is down, refuses the key or does not have the model."""
     try:
-        models = _models(client, settings)
+        probe(client, settings, TRIES)
     except CallError as error:
+        raise unusable(error, settings) from error
+
+
+def probe(client: ChatClient, settings: VlmSettings, tries: int = 1) -> None:
+    """Raise CallError when the server cannot answer now, AnswererError when it refuses the key or the model.
+
+    A list of models is believed. Where there is none a tiny chat decides, and where the list lacks the model too: some
+    servers list what lies in their cache, and serve a folder that they were started with.
+    """
+    try:
+        models = _patiently(lambda: client.models(_list_timeout_s(settings)), settings, tries)
+    except CallError as error:
+        _raise_if_final(error, settings)
         if error.status not in _NO_LIST:
-            raise _unusable(error, settings) from error
+            raise
         models = []
-    if not models:
-        _ping(client, settings)
-    elif settings.model_id not in models:
+    if settings.model_id in models:
+        return
+    try:
+        reply = _ping(client, settings, tries)
+    except CallError as error:
+        if models:
+            raise _wrong_model(models, settings) from error
+        _raise_if_final(error, settings)
+        if error.status not in _ALIVE:
+            raise
+        return
+    if models and not reply.model.startswith(f"{settings.model_id}@"):  # a mere echo of the name proves nothing
         raise _wrong_model(models, settings)
 
 
-def _models(client: ChatClient, settings: VlmSettings) -> list[str]:
-    timeout_s = min(MODELS_TIMEOUT_S, settings.request_timeout_s)
-    return _patiently(lambda: client.models(timeout_s), settings)
-
-
-def _ping(client: ChatClient, settings: VlmSettings) -> None:
-    """A tiny chat, where there is no list: any reply will do, and a refusal that is not about the model too."""
-    body = {"model": settings.model_id, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
+def probe_own(client: ChatClient, settings: VlmSettings) -> None:
+    """The same for a server that we started: it may take long to list models, and call its only one as it likes."""
     try:
-        _patiently(lambda: client.chat(body), settings)
+        if settings.model_id in client.models(_list_timeout_s(settings)):
+            return
     except CallError as error:
-        if is_wrong_model(error) or error.status not in (400, 422, 429):
-            raise _unusable(error, settings) from error
+        _raise_if_final(error, settings)
+        if error.lost or (error.status is not None and error.status not in _NO_LIST):
+            raise
+    try:
+        _ping(client, settings, tries=1)
+    except CallError as error:
+        _raise_if_final(error, settings)
+        if error.status not in _ALIVE:
+            raise
 
 
-def _patiently(call: Callable[[], T], settings: VlmSettings) -> T:
+def _list_timeout_s(settings: VlmSettings) -> float:
+    return min(MODELS_TIMEOUT_S, settings.request_timeout_s)
+
+
+def _raise_if_final(error: CallError, settings: VlmSettings) -> None:
+    if error.status in (401, 403) or is_wrong_model(error):
+        raise fatal(error, settings) from error
+
+
+def _ping(client: ChatClient, settings: VlmSettings, tries: int) -> Completion:
+    """A tiny chat: any reply will do."""
+    body = {"model": settings.model_id, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
+    return _patiently(lambda: client.chat(body), settings, tries)
+
+
+def _patiently(call: Callable[[], T], settings: VlmSettings, tries: int) -> T:
     """A few tries: a server that is just starting refuses connections for a moment."""
-    for _ in range(TRIES - 1):
+    for _ in range(tries - 1):
         try:
             return call()
         except CallError as error:
@@ -65,15 +105,15 @@ def _patiently(call: Callable[[], T], settings: VlmSettings) -> T:
     return call()
 
 
-def _unusable(error: CallError, settings: VlmSettings) -> AnswererError:
-    if error.status in (401, 403) or is_wrong_model(error):
-        return fatal(error, settings)
+def unusable(error: CallError, settings: VlmSettings) -> AnswererError:
+    """Why the server cannot be used, in words."""
     wanted = f"an OpenAI-compatible server at {settings.api_base}"
     if error.refused:
         return AnswererError(
             wanted,
             str(error),
-            f"start it, e.g. `vllm serve {settings.model_id} --port 8000`, or pass --vlm.api_base=URL",
+            f"start it, e.g. `vllm serve {settings.model_id} --port 8000`, have it started with --vlm.auto_serve, "
+            "or pass --vlm.api_base=URL",
         )
     if error.status in (404, 405):
         return AnswererError(

@@ -120,6 +120,7 @@ def _model(processor):
             "model_type": "llama",
             "vocab_size": len(tokenizer),
             "num_key_value_heads": 2,
+            "head_dim": 32,  # fast attention kernels know none below
             "max_position_embeddings": POSITIONS_MAX,
         },
     )

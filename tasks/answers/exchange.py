@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.answers import messages, structured
+from tasks.answers import budget, messages, structured
 from tasks.answers.client import CallError, Completion
 from tasks.answers.endpoint import Endpoint, Router
 from tasks.answers.failures import Breaker, RetryLog, Verdict, fatal, judge, pause_s
-from tasks.answers.question import Note, Question, Reply, Usage
+from tasks.answers.question import UNFINISHED, Note, Question, Reply, Usage
 from tasks.answers.request import Ask, build
 from tasks.answers.structured import LADDER, OFF
 from tasks.errors import AnswererError
@@ -23,7 +25,8 @@ from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)
 
-SHRINKS_MAX = 2
+SHRINKS_MAX = 4
+COUNTS_PIXELS = frozenset({"vqa"})  # phases whose answers name places in a picture: it must stay as it is
 PREVIEW_CHARS_MAX = 200
 WAIT_S = 0.5  # between looks for a server, while one is being started
 MOVES_MAX = 3  # to another server after a lost connection; further ones cost a retry each
@@ -48,9 +51,13 @@ class Exchange:
     def __init__(self, question: Question, line: Line) -> None:
         self.question = question
         self.future: Future[Reply] = Future()
+        self._ending = threading.Lock()
         self._line = line
         self._text = messages.prompt_text(question)
-        self._pictures = question.pictures
+        self._scales = question.phase not in COUNTS_PIXELS
+        self._pictures = budget.fit(
+            question.pictures, line.settings.max_images, line.settings.max_pixels, scale=self._scales
+        )
         self._tokens_max = question.max_tokens or line.settings.max_new_tokens
         self._correction: list[messages.Message] = []
         self._cut = ""  # the reply that ran out of tokens, while a longer one is asked for
@@ -83,12 +90,13 @@ class Exchange:
 
     def fail(self, error: BaseException) -> None:
         """Settle with an error, unless settled before."""
-        try:
-            self.future.set_exception(error)
-        except InvalidStateError:
-            return
-        if self._usage.requests:  # what it cost is not lost with it
-            self._line.note(self.question, self._reply(None, f"not finished: {error}"))
+        with self._ending:
+            if self.future.done():
+                return
+            if self._usage.requests:  # what it cost is not lost with it
+                self._line.note(self.question, self._reply(None, f"{UNFINISHED}: {error}"))
+            with suppress(InvalidStateError):  # nobody waits any more
+                self.future.set_exception(error)
 
     def _send(self, endpoint: Endpoint) -> float | None:
         rung = self._rung(endpoint)
@@ -190,14 +198,15 @@ class Exchange:
             text, self._cut = self._cut, ""
             self._tokens_max //= 2
             return self._miss(text, "the reply was cut off: answer more briefly")
-        fewer = messages.thinned(self._pictures)
-        if self._shrinks == SHRINKS_MAX or len(fewer) == len(self._pictures):
+        smaller = budget.smaller(self._pictures, scale=self._scales) if self._shrinks < SHRINKS_MAX else None
+        if smaller is None:
             return None
         log.warning(
-            "%s: %s; asking with %d of %d pictures", self.question.label, error, len(fewer), len(self._pictures)
+            "%s: %s; asking with %d pictures in place of %d",
+            *(self.question.label, error, len(smaller), len(self._pictures)),
         )
         self._shrinks += 1
-        self._pictures = fewer
+        self._pictures = smaller
         return 0.0
 
     def _ask_differently(
@@ -230,8 +239,9 @@ class Exchange:
         return Reply(answer, reason, self._usage, server, preview)
 
     def _settle(self, reply: Reply) -> None:
-        try:
-            self.future.set_result(reply)
-        except InvalidStateError:  # the run ended meanwhile
-            return
-        self._line.note(self.question, reply)
+        with self._ending:
+            if self.future.done() and not self.future.cancelled():  # the run ended meanwhile
+                return
+            self._line.note(self.question, reply)  # first: who waits for the reply may then sum up the ledger
+            with suppress(InvalidStateError):  # nobody waits any more
+                self.future.set_result(reply)

@@ -49,7 +49,7 @@ class Fleet:
     """Servers started by this process. Their addresses are known beforehand: `serve_port` and the ports after it.
 
     Each listens on a port of its own and keeps it, with its GPUs, when it is started again. A port on which something
-    else listens is an error rather than a reason to take the next one: other processes of the run must find the servers.
+    else listens is an error rather than a reason to take the next one: other processes of the run must find them.
     """
 
     def __init__(self, settings: VlmSettings, router: Router, log_dir: Path | None) -> None:

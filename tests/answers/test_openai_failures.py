@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import socket
 import threading
 import time
 
 import pytest
+from PIL import Image
 
 from tasks.answers import failures
 from tasks.answers.client import CallError
 from tasks.answers.failures import Verdict, judge, pause_s
 from tasks.answers.openai import OpenAIAnswerer
-from tasks.answers.question import Question
+from tasks.answers.question import Picture, Question
 from tasks.errors import AnswererError
 from tests.answers.bad_server import BadServer, pictures
 from tests.answers.conftest import count, memory, picture, subtasks
@@ -173,15 +176,48 @@ def test_an_overflow_drops_every_second_picture_but_not_the_ends(connect, caplog
         full, last = pictures(server.bodies[0]), pictures(server.bodies[-1])
     assert counts == [9, 5, 3]
     assert last == [full[0], full[4], full[8]]
-    assert "asking with 5 of 9 pictures" in caplog.text
+    assert "asking with 5 pictures in place of 9" in caplog.text
 
 
-@pytest.mark.parametrize(("given", "requests"), [(1, 1), (2, 1), (12, 3)])
+@pytest.mark.parametrize(("given", "requests"), [(1, 1), (2, 1), (12, 4)])
 def test_an_overflow_that_stays_is_skipped(connect, given, requests):
     with BadServer("overflow", pictures_max=0) as server:
         reply = connect(server).answer([memory("x", *[picture(i) for i in range(given)])])[0]
         assert reply.answer is None and "maximum context length" in reply.reason
         assert len(server.bodies) == requests
+
+
+def jpeg(width: int = 64, height: int = 48) -> Picture:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 30)).save(out, "JPEG")
+    return Picture(out.getvalue(), width, height)
+
+
+def sizes(body: dict) -> list[tuple[int, int]]:
+    """Width and height of each picture sent."""
+    sent = [base64.b64decode(url.removeprefix("data:image/jpeg;base64,")) for url in pictures(body)]
+    return [Image.open(io.BytesIO(data)).size for data in sent]
+
+
+def test_after_an_overflow_all_is_still_shown_but_smaller(connect):
+    with BadServer("overflow", pictures_max=3) as server:
+        assert connect(server).answer([memory("x", *[jpeg() for _ in range(4)])])[0].answer is not None
+        first, second = (sizes(b) for b in server.bodies)
+    assert first == [(64, 48)] * 4
+    assert len(second) == 2 and all(w < 64 and h > w for w, h in second)  # two by two, one below the other
+
+
+def test_limits_of_the_model_are_kept_from_the_start(connect):
+    with BadServer() as server:
+        connect(server, max_images=2, max_pixels=4096).answer([memory("x", *[jpeg(128, 96) for _ in range(4)])])
+        sent = sizes(server.bodies[0])
+    assert len(sent) <= 2 and all(w * h <= 4096 for w, h in sent)
+
+
+def test_pictures_in_which_places_are_named_keep_their_pixels(connect):
+    with BadServer("overflow", pictures_max=0) as server:
+        connect(server, max_pixels=4096).answer([count(pictures=(jpeg(128, 96), jpeg(128, 96)))])
+        assert {size for body in server.bodies for size in sizes(body)} == {(128, 96)}
 
 
 # ---------------------------------------------------------------- failures that pass

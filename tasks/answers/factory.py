@@ -37,9 +37,7 @@ def make_answerer(settings: AnnotateSettings, dataset: Dataset, note: Note = unn
     if vlm.backend == "openai":
         from tasks.answers.openai import OpenAIAnswerer
 
-        if vlm.auto_serve:
-            return OpenAIAnswerer(vlm, note, log_dir=staging_path(settings) / SERVER_LOGS)
-        return OpenAIAnswerer(vlm, note)
+        return OpenAIAnswerer(vlm, note, staging_path(settings) / SERVER_LOGS if vlm.auto_serve else None)
     if vlm.backend == "replay":
         from tasks.answers.replay import ReplayAnswerer
 

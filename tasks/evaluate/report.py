@@ -109,9 +109,7 @@ class EpisodeResult:
             "episode": self.index,
             "task": self.task,
             **values,
-            "matched": [
-                {"root": m.left.text, "reference": m.right.text, "iou": _rounded(m.iou)} for m in self.matched
-            ],
+            "matched": [{"root": m.left.text, "reference": m.right.text, "iou": _rounded(m.iou)} for m in self.matched],
             "vqa": {kind: scores.to_json() for kind, scores in sorted(self.visual.items())},
         }
 

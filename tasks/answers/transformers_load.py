@@ -133,6 +133,8 @@ def _explained(error: Exception, settings: VlmSettings, device: str) -> Answerer
         remedy = "install the package that the message names"
     elif "trust_remote_code" in got:
         remedy = "read the code that the model brings along; if you trust it: --vlm.trust_remote_code=true"
+    elif "image processor" in got:
+        return _no_vision(settings, got)
     elif isinstance(error, OSError):
         remedy = f"pass a folder, or download it while online: hf download {settings.model_id} (hf auth login if gated)"
     elif "Unrecognized" in got or "unrecognized" in got:

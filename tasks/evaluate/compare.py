@@ -73,7 +73,7 @@ def coverage(source: Source) -> Coverage:
         episodes=len(episodes),
         annotated=sum(e.annotated for e in episodes),
         frames=sum(len(e.times) for e in episodes),
-        frames_with_subtask=sum(label is not None for e in episodes for label in active(e.spans, e.times)),
+        frames_with_subtask=sum(label is not None for e in episodes for label in active(e.spans, e.middles)),
         rows=dict(sorted(rows.items())),
         model=run.model if run else None,
         asked=run.asked if run else None,
@@ -135,7 +135,7 @@ def compare_episode(a: Annotated, b: Annotated, root: Source, reference: Source)
     for labelled, suffix in ((True, ""), (False, "_unlabelled")):
         for k in OVERLAPS:
             scores[f"f1_{100 * k:g}{suffix}"] = segmental_f1(a.spans, b.spans, k, labelled)
-    times = max(a.times, b.times, key=len)
+    times = max(a.middles, b.middles, key=len)
     scores["edit"] = edit_score(a.spans, b.spans)
     scores["frame_accuracy"] = frame_scores(a.spans, b.spans, times)
     scores.update(label_scores(matched))

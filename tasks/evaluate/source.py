@@ -38,6 +38,12 @@ class Annotated:
         """Whether anybody has said anything about it."""
         return bool(self.rows)
 
+    @property
+    def middles(self) -> list[float]:
+        """The middle of each frame's time: what holds there holds for the frame, as boundaries snap to the nearest."""
+        half_s = (self.end_s - self.times[-1]) / 2
+        return [t + half_s for t in self.times]
+
     def frame(self, time_s: float) -> int:
         """The frame nearest to a time."""
         after = bisect_left(self.times, time_s)

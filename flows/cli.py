@@ -7,18 +7,19 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from flows import evaluate_cli
+from flows.console import DONE, DONE_WITH_FAILURES, FAILED, err, guard, out, stop_on_sigterm
+from flows.costs_cli import costs
 from flows.flags import build, describe, leaves, parse
-from tasks.errors import AnnotateError, SettingsError
+from tasks.errors import SettingsError
 from tasks.settings import AnnotateSettings
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 PICTURE_COLUMNS = 110
 # A model takes minutes to load: silence would look like a hang.
 SPOKEN = ("tasks.answers.servers", "tasks.answers.server_log")
-DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written; 2 wrong flag or setting; 3 done with failures (what
 could be annotated is written, what was left out is named); 130 interrupted, the next run goes on from there."""
 
@@ -39,8 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+app.command()(costs)
+app.add_typer(evaluate_cli.app, name="eval")
 
 RUN_EXAMPLES = """\b
 Examples:
@@ -54,27 +54,6 @@ Every setting is a dotted flag; `annotate settings` lists them all with types, d
 """
 
 
-@contextmanager
-def _guard(as_json: bool = False) -> Iterator[None]:
-    """Errors become one clear message and an exit code."""
-    try:
-        yield
-    except (AnnotateError, KeyboardInterrupt) as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        code = INTERRUPTED if stopped else USAGE if isinstance(error, SettingsError) else FAILED
-        message = "interrupted; finished work is kept, run the same command to go on" if stopped else str(error)
-        if as_json:
-            out.print_json(json.dumps({"error": type(error).__name__, "message": message, "exit_code": code}))
-        else:
-            err.print("[bold red]stopped[/]" if stopped else "[bold red]error[/]", end=" ")
-            err.print(message, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(code) from None
-
-
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, epilog=EXIT_CODES)
 def run(
     context: typer.Context,
@@ -85,7 +64,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON and nothing else")] = False,
     verbose: Annotated[bool, typer.Option(help="log what happens, to stderr")] = False,
 ) -> None:
-    with _guard(as_json):
+    with guard(as_json):
         flat = parse(context.args, [name for name, _ in leaves(AnnotateSettings)])
         if engine not in ("prefect", "inline"):
             raise SettingsError("want --engine=prefect or --engine=inline", repr(engine))
@@ -103,7 +82,7 @@ app.registered_commands[-1].help = run.__doc__
 
 
 def _annotate(settings: AnnotateSettings, engine: str, *, as_json: bool = False, verbose: bool = False) -> int:
-    signal.signal(signal.SIGTERM, _terminate)  # a service manager's stop ends as cleanly as Ctrl-C
+    stop_on_sigterm()
     _set_up_logging(verbose)
     from flows.progress import view
 
@@ -201,7 +180,7 @@ def demo(
     \b
     Example: annotate demo --dir=demo
     """
-    with _guard():
+    with guard():
         from tasks.dataset.generate import generate
 
         root = directory / "pick-place"
@@ -226,7 +205,7 @@ def check(
     \b
     Example: annotate check --root=DATASET
     """
-    with _guard(as_json):
+    with guard(as_json):
         from tasks.check import check_dataset
 
         report = check_dataset(root)
@@ -256,7 +235,7 @@ def show(
     \b
     Example: annotate show --root=DATASET --episode=3
     """
-    with _guard(as_json):
+    with guard(as_json):
         if as_json:
             from flows.render import episode_json
 

@@ -27,6 +27,7 @@ from flows.progress import listener
 from flows.session import RunSummary, Session, phase_counts
 from tasks.context import RunContext, context_of, group_episodes
 from tasks.errors import SettingsError
+from tasks.ledger import Cost, Costs
 from tasks.phase import PhaseReport
 from tasks.run_phase import PhaseGroupFailed, current, phase_key, run_group
 from tasks.settings import AnnotateSettings, PhaseName
@@ -223,16 +224,17 @@ def run(settings: AnnotateSettings) -> RunSummary:
 
 def _publish(summary: RunSummary) -> None:
     """Cost, failures and validation as artifacts of the run."""
-    usage = summary.usage
     rows = [
         {"phase": phase, **{s: n.get(s, 0) for s in ("done", "cached", "failed")}}
         for phase, n in phase_counts(summary.reports).items()
     ]
     create_table_artifact(rows, key="annotate-phases", description="episodes by phase")
-    cost = [{"requests": usage.requests, "tokens in": usage.tokens_in, "tokens out": usage.tokens_out}]
-    create_table_artifact(cost, key="annotate-cost", description="what this run asked")
+    _publish_costs(summary.costs)
     left_out = [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in summary.failures]
-    left_out += [{"episode": s.episode, "phase": s.phase, "reason": f"{s.question}: {s.reason}"} for s in summary.skips]
+    left_out += [
+        {"episode": s.episode, "phase": s.phase, "reason": f"{s.question}: {s.reason}", "reply": s.preview}
+        for s in summary.skips
+    ]
     if left_out:
         create_table_artifact(
             left_out[:TABLE_ROWS_MAX], key="annotate-left-out", description=f"{len(left_out)} left out"
@@ -240,3 +242,26 @@ def _publish(summary: RunSummary) -> None:
     checks = "\n".join(f"- {check}: {n}" for check, n in summary.validation.by_check().items()) or "- nothing found"
     checked = f"{summary.validation.rows_checked} rows of {summary.validation.episodes_checked} episodes"
     create_markdown_artifact(f"# Validation\n\n{checked}\n\n{checks}\n", key="annotate-validation")
+
+
+def _publish_costs(costs: Costs) -> None:
+    """What this run asked, and where the most went."""
+    phases = [_cost_row("phase", name, cost) for name, cost in costs.by_phase.items()]
+    create_table_artifact(
+        [*phases, _cost_row("phase", "total", costs.total)], key="annotate-cost", description="what this run asked"
+    )
+    dearest = sorted(costs.by_episode.items(), key=lambda item: -item[1].tokens_in - item[1].tokens_out)
+    if dearest:
+        create_table_artifact(
+            [_cost_row("episode", name, cost) for name, cost in dearest[:TABLE_ROWS_MAX]],
+            key="annotate-cost-episodes",
+            description=f"the dearest of {len(dearest)} episodes",
+        )
+
+
+def _cost_row(kind: str, name: str, cost: Cost) -> dict[str, Any]:
+    row = {
+        kind: name, "calls": cost.calls, "skipped": cost.skipped, "requests": cost.attempts,
+        "tokens in": cost.tokens_in, "tokens out": cost.tokens_out, "seconds": round(cost.latency_s, 1),
+    }  # fmt: skip
+    return row if cost.money is None else {**row, "money": round(cost.money, 4)}

@@ -17,12 +17,15 @@ from rich.text import Text
 from flows.timeline import SUBTASK_COLOURS, camera_name, timeline
 from tasks.answers.question import Usage
 from tasks.episode_view import EpisodeView, VisualQA, read_view
+from tasks.ledger import Cost, Costs
 from tasks.phase import PhaseReport
 from tasks.report import Report
 
+MIB = 1 << 20
 WIDTH_MAX = 120  # longer lines are hard to read
 FINDINGS_SHOWN_MAX = 50
 SKIPS_SHOWN_MAX = 30
+COSTS_SHOWN_MAX = 60
 VQA_SHOWN_MAX = 40
 BOXES_SHOWN_MAX = 3  # of one answer
 ALWAYS_SHOWN = ("done", "rows", "seconds")  # in a summary; other columns only where there is anything to say
@@ -247,25 +250,30 @@ def findings_table(report: Report) -> Table:
 # ------------------------------------------------------------------------------------------------ a run
 
 
-def summary_table(reports: Sequence[PhaseReport]) -> Table:
-    """What a run did, phase by phase. Requests, tokens and seconds are this run's own: cached phases cost nothing."""
+def summary_table(reports: Sequence[PhaseReport], costs: Costs | None = None) -> Table:
+    """What a run did, phase by phase. Requests, tokens and seconds are this run's own: cached phases cost nothing.
+
+    `costs` is what the ledger says: it knows also of calls whose phase failed in the end, and of money.
+    """
     table = _table("\nSummary", show_footer=True, footer_style="bold", padding=0)
     phases = list(dict.fromkeys(r.phase for r in reports))
-    total = _costs(reports)
+    spent = None if costs is None or not costs.total.calls else costs
+    total = _sums(reports, spent and spent.total)
     shown = [name for name, value in total.items() if value or name in ALWAYS_SHOWN]
     table.add_column("phase", "total" if len(phases) > 1 else "", no_wrap=True)
     for name in shown:
-        table.add_column(name, _count(total[name]) if len(phases) > 1 else "", justify="right", no_wrap=True)
+        table.add_column(name, _cell(name, total[name]) if len(phases) > 1 else "", justify="right", no_wrap=True)
     for phase in phases:
-        costs = _costs([r for r in reports if r.phase == phase])
-        cells = {name: _count(costs[name]) for name in shown}
-        if costs["failed"]:
+        mine = [r for r in reports if r.phase == phase]
+        sums = _sums(mine, spent and spent.by_phase.get(phase, Cost()))
+        cells = {name: _cell(name, sums[name]) for name in shown}
+        if sums["failed"]:
             cells["failed"].stylize("bold red")
         table.add_row(phase, *cells.values())
     return table
 
 
-def _costs(reports: Sequence[PhaseReport]) -> dict[str, float]:
+def _sums(reports: Sequence[PhaseReport], cost: Cost | None) -> dict[str, float]:
     status = Counter(r.status for r in reports)
     own = [r for r in reports if r.status != "cached"]
     usage = sum((r.usage for r in own), Usage())
@@ -277,11 +285,23 @@ def _costs(reports: Sequence[PhaseReport]) -> dict[str, float]:
         "asked": sum(r.asked for r in reports),
         "answered": sum(r.answered for r in reports),
         "skipped": sum(len(r.skips) for r in reports),
-        "requests": usage.requests,
-        "tokens\nin": usage.tokens_in,
-        "tokens\nout": usage.tokens_out,
+        "requests": cost.attempts if cost else usage.requests,
+        "tokens\nin": cost.tokens_in if cost else usage.tokens_in,
+        "tokens\nout": cost.tokens_out if cost else usage.tokens_out,
+        "money": (cost.money if cost else None) or 0.0,
         "seconds": round(sum(r.seconds for r in own), 1),
     }
+
+
+def _cell(name: str, value: float) -> Text:
+    return _money(value) if name == "money" else _count(value)
+
+
+def _money(value: float | None) -> Text:
+    """To the cent; small sums to three digits."""
+    if not value:
+        return Text("·", "dim")
+    return Text(f"{value:,.2f}" if value >= 1 else f"{value:.3g}")
 
 
 def _count(value: float) -> Text:
@@ -295,12 +315,55 @@ def _count(value: float) -> Text:
     return Text(f"{value / 1e3:.0f}k" if value >= 100_000 else f"{value:,}")
 
 
+def costs_table(costs: Costs, kind: str) -> Table:
+    """What calls cost by `kind` (phase, episode, question, server, model or run), and in all."""
+    groups = costs.by(kind)
+    hidden = len(groups) - COSTS_SHOWN_MAX
+    note = f"and {hidden:,} more" if hidden > 0 else ""
+    table = _table(f"\nCosts by {kind}", note, show_footer=True, footer_style="bold", padding=(0, 1, 0, 0))
+    total = _cost_cells(costs.total)
+    shown = [name for name, cell in total.items() if cell.plain != "·"]
+    table.add_column(kind, "total", overflow="fold")
+    for name in shown:
+        table.add_column(name, total[name], justify="right", no_wrap=True)
+    for name, cost in list(groups.items())[:COSTS_SHOWN_MAX]:
+        cells = _cost_cells(cost)
+        table.add_row(Text(name or "(none)"), *(cells[column] for column in shown))
+    return table
+
+
+def _cost_cells(cost: Cost) -> dict[str, Text]:
+    return {
+        "calls": _count(cost.calls),
+        "skipped": _count(cost.skipped),
+        "lost": _count(cost.lost),
+        "requests": _count(cost.attempts),
+        "tokens\nin": _count(cost.tokens_in),
+        "tokens\nout": _count(cost.tokens_out),
+        "picture\nMiB": _count(round(cost.picture_bytes / MIB, 1)),
+        "median\ns": _count(round(cost.latency_median_s, 2)),
+        "p95\ns": _count(round(cost.latency_p95_s, 2)),
+        "money": _money(cost.money),
+    }
+
+
+def ledger_line(costs: Costs, ledger: Path) -> Text:
+    """Where the calls of a run are recorded, and what all runs of that ledger have cost so far."""
+    words = f"calls are recorded in {ledger}"
+    if costs.ledger.calls > costs.total.calls:
+        everything = costs.ledger
+        words += f"; all runs so far: {everything.attempts:,} requests, {everything.tokens_in:,} tokens in, "
+        words += f"{everything.tokens_out:,} out"
+        words += f", {_money(everything.money).plain} money" if everything.money else ""
+    return Text(words)
+
+
 def skips_table(reports: Sequence[PhaseReport]) -> Table:
-    """What was left out: failed phases first, then unanswered questions."""
+    """What was left out: failed phases first, then unanswered questions, with the start of a reply that was no use."""
     failed = [
-        (r.episode, r.phase, Text("all of it", "bold red"), r.error or "") for r in reports if r.status == "failed"
+        (r.episode, r.phase, Text("all of it", "bold red"), r.error or "", "") for r in reports if r.status == "failed"
     ]
-    skipped = [(s.episode, s.phase, Text(s.question), s.reason) for r in reports for s in r.skips]
+    skipped = [(s.episode, s.phase, Text(s.question), s.reason, s.preview) for r in reports for s in r.skips]
     left_out = failed + skipped
     hidden = len(left_out) - SKIPS_SHOWN_MAX
     title = f"\nLeft out: {_plural(len(failed), 'phase')}, {_plural(len(skipped), 'question')}"
@@ -308,9 +371,13 @@ def skips_table(reports: Sequence[PhaseReport]) -> Table:
     table.add_column("episode", justify="right", no_wrap=True)
     table.add_column("phase", no_wrap=True)
     table.add_column("question", no_wrap=True)
-    table.add_column("reason", ratio=1)
-    for episode, phase, question, reason in left_out[:SKIPS_SHOWN_MAX]:
-        table.add_row(str(episode), phase, question, Text(reason))
+    table.add_column("reason", ratio=3)
+    previews = any(preview for *_, preview in left_out)
+    if previews:
+        table.add_column("reply", ratio=2)
+    for episode, phase, question, reason, preview in left_out[:SKIPS_SHOWN_MAX]:
+        reply = [Text(preview, "dim")] if previews else []
+        table.add_row(str(episode), phase, question, Text(reason), *reply)
     return table
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tasks.dataset.hub import in_hub_cache, resolve_root
 from tasks.dataset.layout import open_dataset
 from tasks.dataset.lock import lock_dataset
 from tasks.errors import AnnotateError, DatasetError, SettingsError, StagingError, ValidationFailed
+from tasks.ledger import Costs, costs
 from tasks.phase import PhaseReport, Skip
 from tasks.report import Report, save_report
 from tasks.run_phase import MODULES, collect
@@ -49,6 +50,8 @@ class RunSummary:
     reports: list[PhaseReport]
     validation: Report
     seconds: float
+    costs: Costs = field(default_factory=Costs)  # of this run, from its ledger: also of phases that failed in the end
+    ledger: Path | None = None  # None: no model was asked
 
     @property
     def failures(self) -> list[PhaseReport]:
@@ -80,6 +83,8 @@ class RunSummary:
             "complete": self.complete,
             "seconds": round(self.seconds, 3),
             "usage": asdict(self.usage),
+            "costs": self.costs.to_json(),
+            "ledger": None if self.ledger is None else str(self.ledger),
             "rows": sum(r.rows for r in self.reports),
             "phases": phase_counts(self.reports),
             "failures": [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in self.failures],
@@ -132,11 +137,12 @@ class Session:
         recover(target)
         self.context = RunContext.open(settings)
         self._stack.callback(self.context.close)
+        self.settings = self.context.settings
         self._check_choices()
+        self._claim_staging()  # before the ledger is opened in it
         self.context.answerer.preflight()  # before any decoding
         if self.context.answerer.needs_pictures:
             self.context.dataset.check_videos(list(self.context.episodes.values()))
-        self._claim_staging()
         register(self.context)
         self._stack.callback(unregister, self.context.run_id)
 
@@ -221,6 +227,10 @@ class Session:
         summary = RunSummary(
             target, context.staging.root, len(context.episodes), False, reports, report, time.monotonic() - self.began
         )
+        if context.ledger is not None:
+            vlm = settings.vlm
+            summary.ledger = context.ledger.path
+            summary.costs = costs(context.ledger.path, context.run_id, vlm.price_in, vlm.price_out)
         if not _holds_already(target, staged):
             if summary.failures and settings.output is not None and _holds_result(settings.output):
                 raise _keeps_rows(settings.output, f"{len(summary.failures)} failed episode phases")
@@ -253,6 +263,7 @@ class Session:
             "phases": phase_counts(summary.reports),
             "rows": sum(r.rows for r in summary.reports if r.status != "failed"),
             "usage": asdict(summary.usage),
+            "costs": _recorded_costs(summary),
             "seconds": round(summary.seconds, 3),
             "failures": [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in summary.failures],
             "skips": Counter(s.question for s in summary.skips),
@@ -264,6 +275,14 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+def _recorded_costs(summary: RunSummary) -> dict[str, Any] | None:
+    """What the run cost, by phase and in all; the prices stand among the settings."""
+    if summary.ledger is None:
+        return None
+    by_phase = {phase: cost.to_json() for phase, cost in summary.costs.by_phase.items()}
+    return {"ledger": summary.ledger.name, "total": summary.costs.total.to_json(), "by_phase": by_phase}
 
 
 def _read_provenance(root: Path) -> dict[str, Any]:

@@ -12,12 +12,15 @@ import pytest
 from rich.console import Console
 
 from flows.render import (
+    COSTS_SHOWN_MAX,
     FINDINGS_SHOWN_MAX,
     SKIPS_SHOWN_MAX,
     VQA_SHOWN_MAX,
+    costs_table,
     episode_json,
     episode_parts,
     findings_table,
+    ledger_line,
     short_answer,
     show_episode,
     skips_table,
@@ -31,6 +34,7 @@ from tasks.errors import SettingsError
 from tasks.language.arrow import events_array, persistent_array
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, PERSISTENT, column_for_style
+from tasks.ledger import Cost, Costs
 from tasks.phase import PhaseReport, Skip
 from tasks.report import Finding, Report
 from tests.staged_rows import BBOX, CAMERAS, FRONT, Staged, T, make_episode, vqa_pair
@@ -247,3 +251,62 @@ def test_what_was_left_out_is_named_and_counted():
     assert f"Left out: 1 phase, {SKIPS_SHOWN_MAX + 4} questions" in page and "and 5 more" in page
     assert page.index("want frames [none]") < page.index("reason [0]")
     assert f"reason [{SKIPS_SHOWN_MAX - 2}]" in page and f"reason [{SKIPS_SHOWN_MAX - 1}]" not in page
+
+
+def test_replies_that_were_no_use_are_shown():
+    skips = [Skip(3, "vqa", "vqa_bbox", "no JSON object", "I see [a] robot"), Skip(4, "vqa", "vqa_count", "timeout")]
+    page = text_of(skips_table([PhaseReport(3, "vqa", skips=skips)]))
+    assert "reply" in page and "I see [a] robot" in page
+    assert "reply" not in text_of(skips_table([PhaseReport(4, "vqa", skips=skips[1:])]))
+
+
+PLAN = Cost(7, answered=6, skipped=1, attempts=9, tokens_in=2500, tokens_out=300, latency_median_s=1.25, money=0.0371)
+VQA = Cost(2, lost=1, attempts=2, tokens_in=500, tokens_out=10, picture_bytes=3 << 20, money=2.5)
+SPENT = Costs(
+    Cost(9, skipped=1, lost=1, attempts=11, tokens_in=3000, tokens_out=310, picture_bytes=3 << 20, money=2.5371),
+    by_phase={"plan": PLAN, "vqa": VQA},
+    ledger=Cost(12, attempts=14, tokens_in=4000, tokens_out=400, money=3.0),
+)
+
+
+def cells_of(page: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in page.splitlines() if line.strip()}
+
+
+def test_summary_takes_costs_from_the_ledger_which_knows_of_failed_phases_and_money():
+    reports = [
+        PhaseReport(0, "plan", "done", 5, 4, 4, [], Usage(3, 1500, 200, 1.0), 1.5),
+        PhaseReport(0, "vqa", "failed", error="no answer"),
+        PhaseReport(0, "interjections", "cached", 2, 1, 1, [], Usage(1, 10, 10, 1.0), 9.0),
+    ]
+    page = text_of(summary_table(reports, SPENT), width=80)
+    cells = cells_of(page)
+    assert cells["plan"][-5:] == ["9", "2,500", "300", "0.0371", "1.5"]
+    assert cells["vqa"][-5:] == ["2", "500", "10", "2.50", "·"]
+    assert cells["interjections"][-5:] == ["·", "·", "·", "·", "·"]
+    assert cells["total"][-5:] == ["11", "3,000", "310", "2.54", "1.5"] and "…" not in page
+    assert "money" not in text_of(summary_table(reports)), "a run without a ledger has the figures of its reports"
+    assert cells_of(text_of(summary_table(reports, Costs())))["plan"][-4:] == ["3", "1,500", "200", "1.5"]
+
+
+def test_costs_by_group():
+    page = text_of(costs_table(SPENT, "phase"), width=80)
+    cells = cells_of(page)
+    assert cells["plan"] == ["7", "1", "·", "9", "2,500", "300", "·", "0.0371"]
+    assert cells["vqa"] == ["2", "·", "1", "2", "500", "10", "3.0", "2.50"]
+    assert cells["total"] == ["9", "1", "1", "11", "3,000", "310", "3.0", "2.54"]
+
+
+def test_long_cost_tables_say_how_many_are_hidden():
+    episodes = {str(i): Cost(1, attempts=1) for i in range(COSTS_SHOWN_MAX + 3)}
+    page = text_of(
+        costs_table(Costs(Cost(COSTS_SHOWN_MAX + 3, attempts=COSTS_SHOWN_MAX + 3), by_episode=episodes), "episode")
+    )
+    assert "and 3 more" in page
+
+
+def test_the_ledger_is_named_and_what_earlier_runs_spent():
+    line = ledger_line(SPENT, Path("/d/ledger.jsonl")).plain
+    assert "/d/ledger.jsonl" in line and "14 requests, 4,000 tokens in, 400 out, 3.00" in line
+    alone = Costs(SPENT.total, ledger=SPENT.total)
+    assert "all runs" not in ledger_line(alone, Path("/d/ledger.jsonl")).plain

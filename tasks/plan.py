@@ -50,6 +50,7 @@ def prompt_names(settings: AnnotateSettings) -> tuple[str, ...]:
         "sheet_preamble": plan.media == "sheets" or plan.subtask_seeded_relabel,
         "clip_preamble": plan.media == "video",
         "boundary_rules": True,
+        "motion_facts": plan.motion_hints,
         "plan_subtasks": True,
         "plan_subtask_describe": plan.subtask_describe_first,
         "plan_subtask_relabel": plan.subtask_seeded_relabel,

@@ -140,7 +140,7 @@ class PlanQuestions:
         return {
             "boundary_rules": prompts.render("boundary_rules").strip(),
             "duration": round(window.length_s, 2),
-            "facts": "\n".join(window.facts),
+            "facts": _facts(window.facts),
         }
 
     def _look(
@@ -162,3 +162,8 @@ class PlanQuestions:
         """`tokens`: what a full answer needs; the reply limit is raised to it, never lowered."""
         tokens_max = max(tokens, self.settings.vlm.max_new_tokens) if tokens else None
         return Question(name, answer, inputs, (), "plan", self.episode, window_s, tokens_max)
+
+
+def _facts(lines: Sequence[str]) -> str:
+    """A paragraph of its own; nothing where nothing was recorded."""
+    return prompts.render("motion_facts", lines="\n".join(lines)).strip() + "\n\n" if lines else ""

@@ -299,9 +299,16 @@ def test_facts_are_told_to_the_describer_and_the_segmenter_in_the_window_s_own_t
     for name in ("plan_subtask_describe", "plan_subtasks"):
         first, second = asked.named(name)
         start_s = second.window_s[0]
-        assert first.inputs["facts"] == "0.00 s: the gripper is open\n2.00 s: the gripper closes"
-        assert second.inputs["facts"] == f"0.00 s: the gripper is closed\n{5.5 - start_s:.2f} s: the gripper opens"
-        assert str(first.inputs["facts"]) in prompts.render(first.name, **first.inputs)
+        assert told(first) == ["0.00 s: the gripper is open", "2.00 s: the gripper closes"]
+        assert told(second) == ["0.00 s: the gripper is closed", f"{5.5 - start_s:.2f} s: the gripper opens"]
+    assert "motion_facts" in plan.prompt_names(ctx.settings)
+    assert "motion_facts" not in plan.prompt_names(AnnotateSettings())
+
+
+def told(question: Question) -> list[str]:
+    """The facts that the prompt holds."""
+    text = prompts.render(question.name, **question.inputs)
+    return text.split("<facts>\n")[1].split("\n</facts>")[0].split("\n")
 
 
 def test_signals_are_left_alone_unless_they_are_wanted(tmp_path: Path) -> None:
@@ -309,7 +316,8 @@ def test_signals_are_left_alone_unless_they_are_wanted(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, asked)
     ctx.signals = lambda: pytest.fail("nobody asked for signals")
     run(ctx)
-    assert {q.inputs["facts"] for q in asked.named("plan_subtasks")} == {""}
+    (segment,) = asked.named("plan_subtasks")
+    assert "\n\n\n" not in prompts.render(segment.name, **segment.inputs)  # nor is there a gap where they would be
     nobody = make_context(tmp_path, asked, plan={"motion_hints": True, "snap_to_motion_s": 1})
     assert len(of_style(run(nobody), "subtask")) == 3
 

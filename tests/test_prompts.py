@@ -28,6 +28,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
 PARTS = {
     "sheet_preamble",
     "clip_preamble",
+    "motion_facts",
     "boundary_rules",
     "coordinates_pixel",
     "coordinates_norm1000",
@@ -98,9 +99,9 @@ def test_visual_questions_name_their_type_and_the_picture(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plan_subtask_describe", "plan_subtasks"])
-def test_facts_may_be_there_or_not(name: str) -> None:
-    assert "<facts>\n<facts>\n</facts>" in rendered(name)
-    assert "(empty: nothing was recorded)" in prompts.text(name)
+def test_without_facts_nothing_is_said_of_them(name: str) -> None:
+    bare = prompts.render(name, **{p: "" for p in placeholders(name)})
+    assert "facts" in placeholders(name) and "facts" not in bare.lower()
 
 
 def test_relations_of_the_prompt_are_those_of_the_schema() -> None:

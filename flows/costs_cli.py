@@ -17,8 +17,8 @@ def costs(
     root: Annotated[Path, typer.Option(help="annotated dataset, its staging folder, or a ledger file")],
     by: Annotated[Kind, typer.Option(help="what to sum by")] = "phase",
     run: Annotated[str | None, typer.Option(help="one run only, by its id (see --by=run)")] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="money per million tokens sent")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="money per million tokens received")] = None,
+    price_in: Annotated[float | None, typer.Option("--price_in", min=0, help="money per million tokens sent")] = None,
+    price_out: Annotated[float | None, typer.Option("--price_out", min=0, help="money per million tokens got")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="all sums as JSON")] = False,
 ) -> None:
     """Sum up what was asked of a model: calls, tokens, time and money, also of runs that were interrupted.

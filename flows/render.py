@@ -260,6 +260,8 @@ def summary_table(reports: Sequence[PhaseReport], costs: Costs | None = None) ->
     spent = None if costs is None or not costs.total.calls else costs
     total = _sums(reports, spent and spent.total)
     shown = [name for name, value in total.items() if value or name in ALWAYS_SHOWN]
+    if "money" in shown:  # eighty columns hold no more; answered and skipped questions tell it, too
+        shown = [name for name in shown if name != "asked"]
     table.add_column("phase", "total" if len(phases) > 1 else "", no_wrap=True)
     for name in shown:
         table.add_column(name, _cell(name, total[name]) if len(phases) > 1 else "", justify="right", no_wrap=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tasks.ledger import costs
-from tests.end_to_end.annotate import COMMAND, REPO, contents, run
+from tests.end_to_end.annotate import COMMAND, REPO, annotate, contents, run
 from tests.end_to_end.conftest import flags
 from tests.end_to_end.counting_server import CountingServer
 
@@ -60,6 +60,22 @@ def test_totals_are_what_the_server_counted(dataset_copy, counting_server):
     assert bill(recorded["costs"]["total"]) == server.bill
     assert set(recorded["costs"]["by_phase"]) == {"plan", "interjections", "vqa"}
     assert recorded["costs"]["ledger"] == "ledger.jsonl" and recorded["settings"]["vlm"]["price_out"] == 4
+
+
+def test_costs_of_a_dataset_are_told_by_the_command(dataset_copy, counting_server):
+    server = counting_server()
+    run(dataset_copy, *flags(server), "--vlm.max_retries=5")
+    done = annotate("costs", f"--root={dataset_copy}", "--json", "--price_in=2")
+    found = json.loads(done.stdout)
+    assert bill(found["total"]) == server.bill and found["ledgers"] == [str(dataset_copy / STAGED_LEDGER)]
+    assert found["total"]["money"] == pytest.approx(2 * server.tokens_in / 1e6, abs=1e-5)
+    table = annotate("costs", f"--root={dataset_copy / STAGED_LEDGER}", "--by=question").stdout
+    assert "plan_subtasks" in table and "vqa_" in table and f"{server.tokens_in:,}" in table
+    [one] = json.loads((dataset_copy / "meta/cuebook.json").read_text())["runs"]
+    by_run = annotate("costs", f"--root={dataset_copy}", "--by=run", f"--run={one['run_id']}")
+    assert one["run_id"] in by_run.stdout
+    nothing = annotate("costs", f"--root={dataset_copy / 'meta'}")
+    assert nothing.returncode == 1 and "ledger.jsonl" in nothing.stderr
 
 
 def test_a_phase_that_failed_has_cost_something(dataset_copy, counting_server):

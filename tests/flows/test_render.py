@@ -279,7 +279,7 @@ def test_summary_takes_costs_from_the_ledger_which_knows_of_failed_phases_and_mo
         PhaseReport(0, "vqa", "failed", error="no answer"),
         PhaseReport(0, "interjections", "cached", 2, 1, 1, [], Usage(1, 10, 10, 1.0), 9.0),
     ]
-    page = text_of(summary_table(reports, SPENT), width=80)
+    page = text_of(summary_table(reports, SPENT))
     cells = cells_of(page)
     assert cells["plan"][-5:] == ["9", "2,500", "300", "0.0371", "1.5"]
     assert cells["vqa"][-5:] == ["2", "500", "10", "2.50", "·"]
@@ -287,6 +287,13 @@ def test_summary_takes_costs_from_the_ledger_which_knows_of_failed_phases_and_mo
     assert cells["total"][-5:] == ["11", "3,000", "310", "2.54", "1.5"] and "…" not in page
     assert "money" not in text_of(summary_table(reports)), "a run without a ledger has the figures of its reports"
     assert cells_of(text_of(summary_table(reports, Costs())))["plan"][-4:] == ["3", "1,500", "200", "1.5"]
+
+
+def test_summary_with_money_fits_eighty_columns():
+    reports = [PhaseReport(0, "interjections", "done", 512, 99, 90, [Skip(0, "interjections", "q", "r")], seconds=60.0)]
+    cost = Cost(99, attempts=12_345, tokens_in=456_789, tokens_out=99_345, money=123.456)
+    page = text_of(summary_table(reports, Costs(cost, by_phase={"interjections": cost})), width=80)
+    assert "…" not in page and "123.46" in page and "interjections" in page
 
 
 def test_costs_by_group():

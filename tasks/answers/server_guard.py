@@ -11,6 +11,7 @@ server's process id and, as soon as it ends, its return code (negative: the sign
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -41,14 +42,16 @@ def main() -> int:
         )
     except OSError as error:
         os.write(1, f"cannot start {sys.argv[4]}: {error}\n".encode())
-        os.write(report, b"0\n127\n")
+        _tell(report, "0\n127\n")
         return 127
-    os.write(report, f"{server.pid}\n".encode())
+    _tell(report, f"{server.pid}\n")
     _let_go_of_output()
     family = Family(server.pid, report)
-    while family.code is None and not _told_to_stop(wake, parent):
-        family.reap()
-    family.end(stop_s)
+    try:
+        while family.code is None and not _told_to_stop(wake, parent):
+            family.reap()
+    finally:
+        family.end(stop_s)
     return family.code if family.code is not None and family.code >= 0 else 128 - (family.code or -signal.SIGKILL)
 
 
@@ -70,7 +73,7 @@ class Family:
                 return True
             if pid == self.leader:
                 self.code = os.waitstatus_to_exitcode(status)
-                os.write(self._report, f"{self.code}\n".encode())
+                _tell(self._report, f"{self.code}\n")
 
     def end(self, stop_s: float) -> None:
         """SIGINT and time to end in order, then SIGKILL for all who are left."""
@@ -95,6 +98,11 @@ class Family:
 
     def _group_lives(self) -> bool:
         return _signal(os.killpg, self.leader, 0)
+
+
+def _tell(report: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the run is dead: nobody wants to know
+        os.write(report, text.encode())
 
 
 def _signal(send: Callable[[int, int], None], pid: int, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -78,6 +79,9 @@ class ServerProcess:
         with os.fdopen(report, "rb") as lines:
             self.pid = int(lines.readline() or 0)
             code = lines.readline()
+        if not code and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         self.returncode = int(code) if code else -signal.SIGKILL
         self.ended.set()
         self.news.set()

@@ -201,7 +201,10 @@ class Fleet:
                     return
             if time.monotonic() - began > limit_s:
                 raise self._obituary(
-                    server, f"to answer within {limit_s:g} s", f"not ready ({reason})", "--vlm.serve_ready_timeout_s=…"
+                    server,
+                    f"to answer on port {server.port} within {limit_s:g} s",
+                    f"it is not ready: {reason}",
+                    "pass a longer --vlm.serve_ready_timeout_s, or a command that listens on {port}",
                 )
             process.news.wait(POLL_S)
         raise _stopped()

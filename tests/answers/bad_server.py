@@ -4,6 +4,8 @@ with BadServer("500", times=2) as server:
     OpenAIAnswerer(VlmSettings(api_base=server.api_base, model_id=server.model))
 
 python -m tests.answers.bad_server --mode prose --port 8123
+
+As a process it misbehaves in other ways too: late, chatty, deaf to SIGINT, with a child that stays, dying in mid-run.
 """
 
 from __future__ import annotations
@@ -11,16 +13,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from tests.answers.fitting import answer_class, instance
 
 MODEL = "test-vlm"
+HUGE_BYTES = 50 * 2**20
 STATUS_WORDS = {
     401: "Incorrect API key provided",
     403: "You have no access",
@@ -65,6 +73,7 @@ class BadServer:
         self.gate = threading.Event()  # hold chat replies back by clearing it
         self.gate.set()
         self.arrived = threading.Condition(self.lock)
+        self.before_reply: Callable[[int], None] = lambda number: None  # told the number of each chat request
         server = self
 
         class Handler(_Handler):
@@ -150,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             bad.arrived.notify_all()
         try:
             bad.gate.wait()
+            bad.before_reply(number)
             self.chat(body, number)
         finally:
             with bad.lock:
@@ -213,6 +223,24 @@ class _Handler(BaseHTTPRequestHandler):
     def chat_drop(self, body: dict[str, Any]) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
+
+    def chat_close_midway(self, body: dict[str, Any]) -> None:
+        """Half of a good answer, then nothing more."""
+        data = json.dumps(completion(json.dumps(fitting_answer(body)), "stop")).encode()
+        self.close_connection = True
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        self.wfile.write(head.encode() + data[: len(data) // 2])
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def chat_huge(self, body: dict[str, Any]) -> None:
+        """50 MB of text in a sound reply."""
+        self.close_connection = True  # clients hang up
+        self.say("robot " * (HUGE_BYTES // 6))
+
+    def chat_other_model(self, body: dict[str, Any]) -> None:
+        """As a server that is pinned to a folder: it resolves the name itself."""
+        self.send(200, completion("pong", "stop") | {"model": f"{body['model']}@main"})
 
     def chat_drip(self, body: dict[str, Any]) -> None:
         """A byte now and then, for ever."""
@@ -333,6 +361,45 @@ def fitting_answer(body: dict[str, Any]) -> Any:
     return instance(wanted, prompt(body))
 
 
+class Life:
+    """How a server process goes wrong, apart from its answers."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.number = 1  # how often a server has been started with this file of lives
+
+    def begin(self) -> None:
+        """What happens before it listens."""
+        given = self.options
+        if given.lives is not None:
+            with given.lives.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            self.number = len(given.lives.read_text().splitlines())
+        if given.deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if given.child is not None:
+            self.leave_child(given.child)
+        for _ in range(given.chatty):
+            print("loading weights " * 60, flush=True)
+        time.sleep(given.delay_s)
+        if given.exit is not None:
+            print("CUDA out of memory", flush=True)
+            sys.exit(given.exit)
+
+    def leave_child(self, path: Path) -> None:
+        """One child in this group and one in a session of its own; neither cares about signals that can be ignored."""
+        sleep = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(600)"
+        children = [subprocess.Popen([sys.executable, "-c", sleep], start_new_session=own) for own in (False, True)]
+        path.write_text("\n".join(str(c.pid) for c in children))
+
+    def before_reply(self, number: int) -> None:
+        """Die in the midst of a request, as often as asked for."""
+        given = self.options
+        if given.dies_after is not None and number > given.dies_after and self.number <= given.deaths:
+            print("Segmentation fault", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="An OpenAI-compatible server that misbehaves.")
     parser.add_argument("--mode", default="ok", help=f"a status, or one of {', '.join(modes())}")
@@ -341,8 +408,24 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--times", type=int)
     parser.add_argument("--every", type=int, default=1)
-    options = vars(parser.parse_args())
-    with BadServer(options.pop("mode"), **options) as server, contextlib.suppress(KeyboardInterrupt):
+    life = parser.add_argument_group("life of the process")
+    life.add_argument("--lives", type=Path, help="a file that gets the process id of each start")
+    life.add_argument("--delay-s", type=float, default=0.0, help="before it listens")
+    life.add_argument("--exit", type=int, help="instead of listening, with this code")
+    life.add_argument("--chatty", type=int, default=0, help="so many long lines before it listens")
+    life.add_argument("--deaf", action="store_true", help="ignore SIGINT")
+    life.add_argument("--child", type=Path, help="start children that stay; their process ids go to this file")
+    life.add_argument("--dies-after", type=int, help="SIGKILL itself when it has had so many chat requests")
+    life.add_argument("--deaths", type=int, default=1, help="in so many of its lives")
+    options = parser.parse_args()
+    lived = Life(options)
+    lived.begin()
+    server = BadServer(
+        options.mode, times=options.times, every=options.every,
+        models=options.models, model=options.model, port=options.port,
+    )  # fmt: skip
+    server.before_reply = lived.before_reply
+    with server, contextlib.suppress(KeyboardInterrupt):
         print(f"{server.api_base} model {server.model}", flush=True)
         while True:
             time.sleep(3600)

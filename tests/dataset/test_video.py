@@ -7,8 +7,10 @@ from pathlib import Path
 
 import av
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.dataset.video import Clip, PacketEntry, Scaler, Stretch, check_video, plan_stretches
+from tasks.dataset.video import Clip, PacketEntry, Scaler, Stretch, check_video, fit_size, plan_stretches
 from tasks.errors import VideoError
 from tests.dataset.media import WIDTH, read_index, write_mp4
 
@@ -211,3 +213,29 @@ def test_damaged_pictures_are_never_given_out(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(VideoError):
         indices(whole(path), list(range(FRAMES)))
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@given(
+    size=st.tuples(st.integers(28, 4000), st.integers(28, 4000)),
+    width_max=st.integers(56, 2000),
+    pixels_max=st.one_of(st.none(), st.integers(56 * 56, 4_000_000)),
+    multiple=st.sampled_from([1, 2, 28]),
+)
+def test_a_size_keeps_within_its_limits_and_near_its_shape(size, width_max, pixels_max, multiple) -> None:
+    width, height = fit_size(size, width_max, pixels_max, multiple)
+    assert width % multiple == height % multiple == 0 < min(width, height)
+    assert width <= width_max and width <= size[0] + multiple
+    tiny = min(width, height) == multiple  # cannot be less, whatever the limits
+    assert tiny or pixels_max is None or width * height <= pixels_max
+    assert tiny or abs(height - width * size[1] / size[0]) <= multiple
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1280, 720), (1920, 1080), (480, 640), (321, 243), (64, 48)])
+def test_sides_of_28_are_left_alone_by_a_model_that_stretches_to_them(size: tuple[int, int]) -> None:
+    module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    width, height = fit_size(size, 1280, None, 28)
+    limits = {"min_pixels": 56 * 56, "max_pixels": 16384 * 28 * 28}  # as published with Qwen2.5-VL
+    assert module.smart_resize(height, width, factor=28, **limits) == (height, width)

@@ -59,5 +59,13 @@ class CommitError(AnnotateError):
     """The new dataset could not be put in place. The old one is still there."""
 
 
+class PublishError(AnnotateError):
+    """The hub refused, or could not be reached. What was uploaded before stays; the dataset on disk is as it was."""
+
+
+class JobError(AnnotateError):
+    """A rented machine could not be had, or what ran there failed."""
+
+
 class RowError(AnnotateError, ValueError):
     """A row that the language columns cannot hold."""

@@ -68,6 +68,7 @@ class BadServer:
         self.bodies: list[dict[str, Any]] = []  # of all chat requests, in order of arrival
         self.headers: list[dict[str, str]] = []
         self.connections = self.in_flight = self.max_in_flight = 0
+        self.huge_bytes = 0  # how much of a huge reply was taken
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         self.gate = threading.Event()  # hold chat replies back by clearing it
@@ -234,9 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def chat_huge(self, body: dict[str, Any]) -> None:
-        """50 MB of text in a sound reply."""
+        """50 MB of text in a reply that would be sound."""
         self.close_connection = True  # clients hang up
-        self.say("robot " * (HUGE_BYTES // 6))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        before, after = json.dumps(completion("PLACE", "stop")).split("PLACE")
+        self.wfile.write(before.encode())
+        for _ in range(HUGE_BYTES // 2**16):
+            self.bad.huge_bytes += self.wfile.write(b"robots, " * 2**13)
+        self.wfile.write(after.encode())
 
     def chat_other_model(self, body: dict[str, Any]) -> None:
         """As a server that is pinned to a folder: it resolves the name itself."""

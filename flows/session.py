@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import prompts
+from flows.progress import listener
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
@@ -33,6 +34,7 @@ from tasks.write import PROVENANCE, write_dataset
 
 log = logging.getLogger(__name__)
 
+LOADING = ("transformers", "vllm")  # backends that load a model, which takes minutes
 RUNS_KEPT = 50  # entries of meta/cuebook.json
 MANIFEST_NAME = "dataset.json"
 REPORT_NAME = "validation.json"
@@ -140,6 +142,9 @@ class Session:
         self.settings = self.context.settings
         self._check_choices()
         self._claim_staging()  # before the ledger is opened in it
+        listener().watch(self.context.answerer.slots)
+        if settings.vlm.backend in LOADING or settings.vlm.auto_serve:
+            listener().stage("waiting for the model")
         self.context.answerer.preflight()  # before any decoding
         if self.context.answerer.needs_pictures:
             self.context.dataset.check_videos(list(self.context.episodes.values()))

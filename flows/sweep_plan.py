@@ -179,7 +179,8 @@ def _variant(chosen: Mapping[str, Any], folder: Path) -> Variant:
         if name == "name":
             continue
         if name.startswith(PROMPT):
-            files[_known_prompt(name)] = _prompt_file(str(value), folder)
+            prompt = _known_prompt(name)
+            files[prompt] = _prompt_file(str(value), folder)
         elif name.startswith(RESERVED) or name == SHARED:
             raise SettingsError("want a setting that a sweep can vary", name, "leave it out of the variants")
         elif name in known:

@@ -14,9 +14,10 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 @lru_cache(maxsize=65536)
 def tokens(text: str) -> tuple[str, ...]:
-    """The words that count, in order."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return tuple(w for w in words if w not in ARTICLES)
+    """The words that count, in order; where none does, the text as it is."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    words = tuple(w for w in _WORD.findall(plain) if w not in ARTICLES)
+    return words or tuple(plain.split())
 
 
 def normalise(text: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#4c78a8", "#e39b4b", "#5b9e6f", "#b0605a", "#8b74ad", "#7c7c48", "#c6769d", "#4f9ea3", "#9c7a5b", "#6b7280")
 WIDTH_IN, DPI = 11.0, 110
 LANE_IN, HEAD_IN, LEGEND_LINE_IN, AXIS_IN = 0.62, 0.75, 0.2, 0.5
-LEGEND_COLUMNS, LEGEND_CHARS_MAX = 2, 78
+LEGEND_COLUMNS, LEGEND_CHARS_MAX = 2, 72
 CHAR_SHARE = 0.0068  # of the picture's width, per character of a bar's text
 LINES_MAX = 3
 LINK_S = 1.0  # boundaries so close are joined by a line

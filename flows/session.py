@@ -233,9 +233,7 @@ class Session:
             target, context.staging.root, len(context.episodes), False, reports, report, time.monotonic() - self.began
         )
         if context.ledger is not None:
-            vlm = settings.vlm
-            summary.ledger = context.ledger.path
-            summary.costs = costs(context.ledger.path, context.run_id, vlm.price_in, vlm.price_out)
+            summary.ledger, summary.costs = context.ledger.path, self._costs(context.ledger.path)
         if not _holds_already(target, staged):
             if summary.failures and settings.output is not None and _holds_result(settings.output):
                 raise _keeps_rows(settings.output, f"{len(summary.failures)} failed episode phases")
@@ -251,6 +249,15 @@ class Session:
             log.info("wrote %d shards, kept %d", written.shards_written, written.shards_kept)
         summary.seconds = time.monotonic() - self.began
         return summary
+
+    def _costs(self, ledger: Path) -> Costs:
+        """What this run cost; nothing when its ledger is gone meanwhile: rows must not be lost for want of a price."""
+        vlm = self.settings.vlm
+        try:
+            return costs(ledger, self.context.run_id, vlm.price_in, vlm.price_out)
+        except StagingError as err:
+            log.warning("the costs of this run are unknown: %s", err)
+            return Costs()
 
     def _provenance(self, summary: RunSummary, staged: str) -> dict[str, Any]:
         """meta/cuebook.json: this run first, then the earlier ones."""

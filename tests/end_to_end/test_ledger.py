@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from flows.session import Session
 from tasks.ledger import costs
+from tasks.run_phase import run_group
+from tasks.settings import AnnotateSettings, VlmSettings
 from tests.end_to_end.annotate import COMMAND, REPO, annotate, contents, run
 from tests.end_to_end.conftest import flags
 from tests.end_to_end.counting_server import CountingServer
@@ -176,3 +179,14 @@ def test_a_disk_that_fills_up_stops_the_run(dataset_copy, counting_server):
     server = counting_server(turns={})
     code, answer = run(dataset_copy, *flags(server), "--vlm.record_path=/dev/full")
     assert code == 1 and "No space left" in answer["message"]
+
+
+def test_rows_are_written_although_their_ledger_is_gone(dataset_copy, tmp_path, caplog):
+    record = tmp_path / "l.jsonl"
+    settings = AnnotateSettings(root=dataset_copy, phases=["vqa"], vlm=VlmSettings(record_path=record))
+    with Session(settings) as session:
+        run_group(session.context, list(session.context.episodes), "vqa")
+        record.unlink()
+        summary = session.finish()
+    assert summary.written and summary.costs.total.calls == 0
+    assert "costs of this run are unknown" in caplog.text

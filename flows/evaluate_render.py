@@ -89,7 +89,7 @@ def _skipped(side: Coverage) -> str:
 
 def _measures(evaluation: Evaluation) -> Group:
     n = len(evaluation.episodes)
-    title = f"Subtasks, {n} {'episode' if n == 1 else 'episodes'} (pooled; mean over episodes in brackets)"
+    title = f"Subtasks, {n} {'episode' if n == 1 else 'episodes'} pooled (mean of episodes)"
     cuts = _table(title, [f"within {t:g} s" for t in TOLERANCES_S], "boundaries")
     for name in ("precision", "recall", "f1"):
         cuts.add_row(

@@ -30,7 +30,7 @@ STOP_S = 60.0  # how long a variant may take to end cleanly
 REPORT_NAME = "sweep.json"
 RESULT_NAME = "result.json"
 DONE_CODES = (0, 3)  # of `annotate run`: all done, done with failures
-TIE_BREAK = "label_token_f1"
+TIE_BREAKS = ("label_token_f1", "iou")
 
 
 @dataclass
@@ -145,12 +145,11 @@ def run_sweep(
 
 
 def ranked(outcomes: Sequence[Outcome], rank_by: str) -> list[Outcome]:
-    """Best first; by words of labels where the measure is equal; failed ones last."""
+    """Best first; by words of labels, then by overlap, where the measure is equal; failed ones last."""
 
-    def key(outcome: Outcome) -> tuple[float, float]:
-        values = [outcome.value(name) for name in (rank_by, TIE_BREAK)]
-        first, second = (-1.0 if v is None else round(v, 9) for v in values)
-        return (-2.0 if outcome.evaluation is None else first), second
+    def key(outcome: Outcome) -> tuple[float, ...]:
+        values = [outcome.value(name) for name in (rank_by, *TIE_BREAKS)]
+        return (outcome.evaluation is not None, *(-1.0 if v is None else round(v, 9) for v in values))
 
     return sorted(outcomes, key=key, reverse=True)
 

@@ -63,17 +63,22 @@ class Engine(Protocol):
         """Free the model. Idempotent."""
 
 
+def thinks(settings: VlmSettings) -> bool:
+    """Whether the model may think before it answers."""
+    return bool((settings.chat_template_kwargs or {}).get("enable_thinking", settings.thinking))
+
+
 def template_kwargs(settings: VlmSettings, template: str | None = None) -> Mapping[str, Any]:
-    """What the chat template is told; thinking is mentioned only to a template that may know of it."""
-    own = settings.chat_template_kwargs or {}
-    if template is not None and "enable_thinking" not in template:
-        return own
-    return {"enable_thinking": settings.thinking, **own}
+    """What the chat template is told; of thinking only one that may know of it. {} in the settings tells it nothing."""
+    own = settings.chat_template_kwargs
+    if own == {} or (template is not None and "enable_thinking" not in template):
+        return own or {}
+    return {"enable_thinking": settings.thinking, **(own or {})}
 
 
 def is_constrained(settings: VlmSettings) -> bool:
     """Whether answers are held to their schema while they are written; thoughts would not fit it."""
-    return settings.structured != "off" and not template_kwargs(settings).get("enable_thinking")
+    return settings.structured != "off" and not thinks(settings)
 
 
 def disable_cudnn_if_asked() -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from tasks.answers import budget, messages, structured
 from tasks.answers.client import Completion
 from tasks.answers.clip_frames import clip_frames
-from tasks.answers.engine import Prompt
-from tasks.answers.question import Note, Question, Reply, Usage
+from tasks.answers.engine import Prompt, thinks
+from tasks.answers.question import UNFINISHED, Note, Question, Reply, Usage
+from tasks.answers.request import THOUGHT_TOKENS
 from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Talk:
             messages.prompt_text(question),
             budget.fit(pictures, settings.max_images, settings.max_pixels, scale=self._rescaled),
             question.answer,
-            question.max_tokens or settings.max_new_tokens,
+            (question.max_tokens or settings.max_new_tokens) + THOUGHT_TOKENS * thinks(settings),
         )
         self._cut = ""  # the reply that ran out of tokens, while a longer one is asked for
         self._grown = False
@@ -89,7 +90,7 @@ class Talk:
         except InvalidStateError:
             return
         if self.cost.requests:
-            self._note(self.question, Reply(None, f"not finished: {error}", self.cost, server))
+            self._note(self.question, Reply(None, f"{UNFINISHED}: {error}", self.cost, server))
 
     def _miss(self, text: str, problem: str, server: str) -> bool:
         """The reply is no answer: one correction, then the question is skipped."""

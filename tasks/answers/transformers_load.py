@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +36,31 @@ def load(settings: VlmSettings) -> Loaded:
     device = _device(settings)
     disable_cudnn_if_asked()
     try:
-        processor = _processor(transformers, settings)
-        model = _model(torch, transformers, settings, device)
+        with _quiet(transformers):
+            processor = _processor(transformers, settings)
+            model = _model(torch, transformers, settings, device)
     except AnswererError:
         raise
     except Exception as error:
         raise _explained(error, settings, device) from error
     return Loaded(model.eval(), processor, str(model.device))
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No bar for weights that are read: it would run through the view of the run. Downloads still show theirs."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    bars = transformers.utils.logging
+    was, downloads = bars.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    bars.disable_progress_bar()  # those of downloads too
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if was:
+            bars.enable_progress_bar()
 
 
 def _device(settings: VlmSettings) -> str:

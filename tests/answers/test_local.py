@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tasks.answers.client import Completion
-from tasks.answers.engine import Prompt, TooBig
+from tasks.answers.engine import NO_CUDNN_VARIABLE, Prompt, TooBig, disable_cudnn_if_asked, template_kwargs
 from tasks.answers.failures import FIRST_FAILURES_MAX
 from tasks.answers.local import ENGINE_FAILURES_MAX, LocalAnswerer, local_answerer
 from tasks.answers.question import Clip, Question, Reply
+from tasks.answers.request import THOUGHT_TOKENS
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 from tests.answers.conftest import count, memory, picture
@@ -335,6 +336,33 @@ def test_a_clip_is_shown_as_pictures_with_their_times(opened: Open, generated_da
     assert [p.caption for p in shown][:4] == ["", "front at 0.00 s", "front at 2.00 s", "front at 4.00 s"]
     assert all((p.width, p.height) == (80, 60) and p.jpeg.startswith(b"\xff\xd8") for p in shown[1:])
     assert shown[1].jpeg != shown[2].jpeg
+
+
+def test_a_model_that_thinks_gets_room_for_it(opened: Open) -> None:
+    for settings, extra in [({}, 0), ({"thinking": True}, THOUGHT_TOKENS), ({"chat_template_kwargs": {}}, 0)]:
+        engine = ScriptedEngine(lambda p: f"<think>I see {{}}.</think> {good(p)}")
+        (reply,) = opened(engine, max_new_tokens=64, **settings).answer([memory()])
+        assert reply.answer is not None and engine.asked[0].tokens_max == 64 + extra
+
+
+def test_what_chat_templates_are_told() -> None:
+    def told(template: str | None = None, **settings: object) -> object:
+        return template_kwargs(VlmSettings(**settings), template)
+
+    assert told() == {"enable_thinking": False} == told("{% if enable_thinking %}")
+    assert told("knows nothing of it") == {} == told(chat_template_kwargs={})
+    assert told(thinking=True, chat_template_kwargs={"a": 1}) == {"enable_thinking": True, "a": 1}
+    assert told(thinking=True, chat_template_kwargs={"enable_thinking": False}) == {"enable_thinking": False}
+
+
+def test_cudnn_is_turned_off_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", True)
+    disable_cudnn_if_asked()
+    assert torch.backends.cudnn.enabled
+    monkeypatch.setenv(NO_CUDNN_VARIABLE, "1")
+    disable_cudnn_if_asked()
+    assert not torch.backends.cudnn.enabled
 
 
 def test_the_backend_chooses_the_engine() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 LongText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=6000)]
@@ -72,6 +72,12 @@ class TaskAugAxes(Answer):
     omit_orientation: list[Text] = Field(default=[], max_length=30)
     omit_grasp_method: list[Text] = Field(default=[], max_length=30)
     combined_omissions: list[Text] = Field(default=[], max_length=30)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> TaskAugAxes:
+        if not self.model_fields_set:
+            raise ValueError(f"want at least one of the lists {', '.join(type(self).model_fields)}")
+        return self
 
 
 class InitialSpeech(Answer):

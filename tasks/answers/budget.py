@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import io
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from tasks.answers.byte_cache import ByteCache
 from tasks.answers.question import Picture
 
 PAGES_MAX = 4  # pictures put together in one: a model scales very high ones down by itself
@@ -35,33 +34,7 @@ class Reduced(Picture):
     pages: int = 1
 
 
-class _Cache:
-    """JPEGs by what they were made of; the ones unused for longest go first. Thread-safe."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max, self._bytes = bytes_max, 0
-        self._lock = threading.Lock()
-        self._made: OrderedDict[tuple[object, ...], Reduced] = OrderedDict()
-
-    def get(self, key: tuple[object, ...]) -> Reduced | None:
-        """The picture, if it is still there."""
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-            return self._made.get(key)
-
-    def put(self, key: tuple[object, ...], picture: Reduced) -> None:
-        """Keep what was made."""
-        with self._lock:
-            if key in self._made:
-                return
-            self._made[key] = picture
-            self._bytes += len(picture.jpeg)
-            while self._bytes > self._bytes_max:
-                self._bytes -= len(self._made.popitem(last=False)[1].jpeg)
-
-
-_cache = _Cache(CACHE_BYTES_MAX)
+_cache: ByteCache[Reduced] = ByteCache(CACHE_BYTES_MAX)
 
 
 def fit(
@@ -194,10 +167,10 @@ def _made(chunk: Group, factor: float) -> Picture | None:
     key = (factor, *(p.digest for p in chunk))
     picture = _cache.get(key)
     if picture is None:
-        picture = _drawn(chunk, factor)
-        if picture is None:
+        drawn = _drawn(chunk, factor)
+        if drawn is None:
             return None
-        _cache.put(key, picture)
+        picture = _cache.put(key, drawn, len(drawn.jpeg))
     return replace(picture, caption=_caption(chunk))
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 
 from tasks.answers.client import CallError, ChatClient
+from tasks.answers.dialect import dialect_of
 from tasks.answers.question import Slots
 from tasks.answers.server_process import ServerProcess
-from tasks.answers.structured import dialect_of
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 

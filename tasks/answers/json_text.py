@@ -1,39 +1,61 @@
 """Finds the JSON object in what a model wrote: thoughts, prose, code fences and cut-off text around it do no harm.
 
-Every step is linear in the length of the text, and the text is bounded.
+Replies are hostile input. Every step is linear, and what is read, scanned and parsed is bounded, whatever the text
+holds: of a text longer than the bounds the end is read, where answers are, and then the front, where a model answers
+that loses itself afterwards. What lies between is not read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-TEXT_CHARS_MAX = 262_144  # of a longer text the end is read: the answer comes last
-PARSED_TIMES_MAX = 8  # the parser may see each character this often, so that nested broken objects stay linear
+END_CHARS_MAX = 196_608  # read at the end of a reply; 32,000 tokens of thoughts before the answer are about 130,000
+FRONT_CHARS_MAX = 65_536  # read at the front of a longer one
+MARKS_MAX = (
+    12_288  # braces, quotes, backslashes and line breaks of each part; the longest real answers have about 4,000
+)
+PARSED_CHARS_MAX = END_CHARS_MAX  # that the parser sees of each part, all attempts together
+ATTEMPTS_MAX = 200  # of the parser, on each part
+LAST_MAX = 6  # objects offered from the end
+FIRST_MAX = 2  # objects offered from the front, when none of the last is taken
 
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _MARK = re.compile(r'\\.|[{}"\n]', re.DOTALL)
+_MARKS = ("{", "}", '"', "\\", "\n")
+
+
+class _Allowance:
+    """What the parser may still do on one part of a text."""
+
+    def __init__(self) -> None:
+        self._chars, self._attempts = PARSED_CHARS_MAX, ATTEMPTS_MAX
+
+    def grants(self, chars: int) -> bool:
+        """Whether so many characters may be parsed; they are counted."""
+        self._chars -= chars
+        self._attempts -= 1
+        return self._chars >= 0 and self._attempts >= 0
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of the text, the likeliest answer first: the whole text, else the last object that parses."""
-    text = text[-TEXT_CHARS_MAX:].strip()
-    whole = _parsed(text)
-    if whole is None:
-        text = without_thoughts(text).strip()
+    """The JSON objects of the text, the likeliest answer first: the whole text, else the last ones, then the first."""
+    text = text.strip()
+    if len(text) <= END_CHARS_MAX:
         whole = _parsed(text)
-    if whole is not None:
-        yield whole
-        return
-    found = False
-    for newline_ends_string in (False, True):  # the second reading heals a stray quote in the prose
-        for value in _last_first(text, newline_ends_string):
-            found = True
-            yield value
-        if found:
+        bare = text if whole is not None else without_thoughts(text).strip()
+        if whole is None and bare != text:
+            whole = _parsed(bare)
+        if whole is not None:
+            yield whole
             return
+        end = front = bare
+    else:
+        end, front = (without_thoughts(t) for t in (text[-END_CHARS_MAX:], text[:FRONT_CHARS_MAX]))
+    yield from _offered(end, front)
 
 
 def without_thoughts(text: str) -> str:
@@ -54,18 +76,47 @@ def without_thoughts(text: str) -> str:
     return "".join(kept)
 
 
-def _last_first(text: str, newline_ends_string: bool) -> Iterator[dict[str, Any]]:
-    budget = PARSED_TIMES_MAX * len(text)
-    before = len(text)  # objects inside one that was taken start after it
-    for start, end in reversed(_braces(text, newline_ends_string)):
-        if start > before:
+def _offered(end: str, front: str) -> Iterator[dict[str, Any]]:
+    """The last objects of `end`, then the first ones of `front` that were not offered yet."""
+    found = 0
+    for value in islice(_found(end, last_first=True), LAST_MAX):
+        found += 1
+        yield value
+    if found == LAST_MAX or front is not end or _is_dense(end):
+        yield from islice(_found(front, last_first=False), FIRST_MAX)
+
+
+def _is_dense(text: str) -> bool:
+    """Whether the text is not scanned in one piece. Counts at the speed of C."""
+    return sum(text.count(mark) for mark in _MARKS) > MARKS_MAX
+
+
+def _found(text: str, last_first: bool) -> Iterator[dict[str, Any]]:
+    """The outermost objects of the end or of the front, one after another."""
+    while _is_dense(text):
+        half = len(text) // 2
+        text = text[half:] if last_first else text[:half]
+    found, allowance = False, _Allowance()
+    for newline_ends_string in (False, True):  # the second reading heals a stray quote in the prose
+        pairs = _braces(text, newline_ends_string)
+        for value in _parsed_pairs(text, pairs[::-1] if last_first else sorted(pairs), allowance):
+            found = True
+            yield value
+        if found:
+            return
+
+
+def _parsed_pairs(text: str, pairs: Sequence[tuple[int, int]], allowance: _Allowance) -> Iterator[dict[str, Any]]:
+    """The objects among the pairs of braces, in their order, without those inside one that was taken."""
+    taken = (0, 0)
+    for start, end in pairs:
+        if taken[0] <= start and end <= taken[1]:
             continue
-        budget -= end - start
-        if budget < 0:
+        if not allowance.grants(end - start):
             return
         value = _parsed(text[start:end])
         if value is not None:
-            before = start
+            taken = start, end
             yield value
 
 

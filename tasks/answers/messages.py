@@ -1,24 +1,22 @@
-"""Questions as chat messages: pictures first, as the JPEG bytes they are, and the prompt last."""
+"""Questions as chat messages: pictures and clips first, as the bytes they are, and the prompt last."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import prompts
-from tasks.answers.question import Picture, Question
-from tasks.errors import AnswererError
+from tasks.answers.byte_cache import ByteCache
+from tasks.answers.question import Clip, Picture, Question
+from tasks.errors import AnswererError, VideoError
 
 REPLY_CHARS_MAX = 4000  # of a bad reply that is shown to the model again
+URL_BYTES_MAX = 64 * 2**20  # describe and segment show the same sheets and clips: they are encoded once
 
 Message = dict[str, Any]
 
-
-@lru_cache(maxsize=64)  # describe and segment show the same sheets
-def _data_url(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+_urls: ByteCache[str] = ByteCache(URL_BYTES_MAX)
 
 
 def prompt_text(question: Question) -> str:
@@ -34,15 +32,48 @@ def prompt_text(question: Question) -> str:
         ) from error
 
 
-def user_message(text: str, pictures: Sequence[Picture]) -> Message:
-    """The question: each picture behind its caption, then the text."""
+def user_message(
+    text: str, pictures: Sequence[Picture], clips: Sequence[Clip] = (), video_as: Literal["data", "file"] = "data"
+) -> Message:
+    """The question: each picture and clip behind its caption, then the text.
+
+    `video_as`: "data" sends clips inside the request, "file" as paths that the server can read.
+    """
     content: list[dict[str, Any]] = []
     for picture in pictures:
-        if picture.caption:
-            content.append({"type": "text", "text": picture.caption})
-        content.append({"type": "image_url", "image_url": {"url": _data_url(picture.jpeg)}})
+        content += _said(picture.caption)
+        content.append({"type": "image_url", "image_url": {"url": _picture_url(picture)}})
+    for clip in clips:
+        content += _said(clip.caption)
+        url = clip.path.resolve().as_uri() if video_as == "file" else _clip_url(clip)
+        content.append({"type": "video_url", "video_url": {"url": url}})
     content.append({"type": "text", "text": text})
     return {"role": "user", "content": content}
+
+
+def _said(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _picture_url(picture: Picture) -> str:
+    return _urls.get(picture.digest) or _data_url(picture.digest, "image/jpeg", picture.jpeg)
+
+
+def _clip_url(clip: Clip) -> str:
+    if known := _urls.get(clip.digest):
+        return known
+    try:
+        content = clip.path.read_bytes()
+    except OSError as error:
+        raise VideoError(
+            f"the clip {clip.path}", f"{type(error).__name__}: {error}", "run again: it is cut again"
+        ) from error
+    return _data_url(clip.digest, "video/mp4", content)
+
+
+def _data_url(key: str, media: str, content: bytes) -> str:
+    url = f"data:{media};base64,{base64.b64encode(content).decode('ascii')}"
+    return _urls.put(key, url, len(url))
 
 
 def correction(reply: str, problem: str) -> list[Message]:
@@ -54,8 +85,3 @@ def correction(reply: str, problem: str) -> list[Message]:
             "content": f"That reply cannot be used: {problem}. Answer again with the bare JSON object only.",
         },
     ]
-
-
-def thinned(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
-    """Every second picture, with the first and the last always kept."""
-    return (*pictures[:-1:2], *pictures[-1:])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from tasks.answers import messages, structured
+from tasks.answers.dialect import THINKING_OFF, Dialect
 from tasks.answers.question import Clip, Picture
-from tasks.answers.structured import Dialect
 from tasks.settings import VlmSettings
+
+THOUGHT_TOKENS = 4096  # on top of the answer's, when the model is to think
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,41 @@ class Ask:
 
 def build(ask: Ask, answer: type[BaseModel], rung: int, settings: VlmSettings, dialect: Dialect) -> dict[str, Any]:
     """The JSON body of a request."""
+    said = messages.user_message(ask.text, ask.pictures, ask.clips, settings.video_as)
     body: dict[str, Any] = {
         "model": settings.model_id,
-        "messages": [messages.user_message(ask.text, ask.pictures), *ask.correction],
-        dialect.tokens_field: ask.tokens_max,
+        "messages": [said, *ask.correction],
+        dialect.tokens_field: _tokens_max(ask, settings, dialect),
+        **{field: value for field, value in _optional(ask, settings).items() if dialect.sends(field)},
     }
-    if dialect.sends_temperature:
-        body["temperature"] = settings.temperature
-    if (wanted := structured.response_format(answer, rung)) is not None:
+    if (wanted := structured.response_format(answer, rung, dialect.bare_schema)) is not None:
         body["response_format"] = wanted
-    if settings.reasoning_effort is not None:
-        body["reasoning_effort"] = settings.reasoning_effort
-    if settings.chat_template_kwargs is not None:
-        body["chat_template_kwargs"] = settings.chat_template_kwargs
     return body
+
+
+def _optional(ask: Ask, settings: VlmSettings) -> dict[str, object]:
+    """The fields that not every server takes."""
+    fields: dict[str, object] = {"temperature": settings.temperature}
+    if settings.reasoning_effort is not None:
+        fields["reasoning_effort"] = settings.reasoning_effort
+    if template := _template_kwargs(settings):
+        fields["chat_template_kwargs"] = template
+    if ask.clips:
+        own = settings.mm_processor_kwargs
+        fps = max(clip.fps for clip in ask.clips)
+        fields["mm_processor_kwargs"] = {"fps": fps, "do_sample_frames": True} if own is None else own
+    return fields
+
+
+def _template_kwargs(settings: VlmSettings) -> Mapping[str, object]:
+    """What the chat template is told: not to think, unless the settings want it; nothing when they hold {}."""
+    own = settings.chat_template_kwargs
+    if settings.thinking or own == {}:
+        return own or {}
+    return {**THINKING_OFF, **(own or {})}
+
+
+def _tokens_max(ask: Ask, settings: VlmSettings, dialect: Dialect) -> int:
+    thinks = settings.thinking or settings.reasoning_effort is not None
+    wanted = ask.tokens_max + THOUGHT_TOKENS * thinks
+    return wanted if dialect.tokens_max is None else min(wanted, dialect.tokens_max)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.answers import structured
+from tasks.answers import dialect
 from tasks.answers.openai import OpenAIAnswerer
 from tasks.answers.question import Picture, Question
 from tasks.questions import Count, Memory, Segments
@@ -49,7 +49,7 @@ def picture(number: int, caption: str = "") -> Picture:
 @pytest.fixture(autouse=True)
 def unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what servers of earlier tests were like: a new one may be given the same port."""
-    monkeypatch.setattr(structured, "_dialects", {})
+    monkeypatch.setattr(dialect, "_dialects", {})
 
 
 Connect = Callable[..., OpenAIAnswerer]

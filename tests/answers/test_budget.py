@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.answers import budget
+from tasks.answers.byte_cache import ByteCache
 from tasks.answers.question import Picture
 from tasks.dataset.frames import Shot
 from tasks.sheets import contact_sheets
@@ -145,11 +146,11 @@ def test_pictures_that_cannot_be_read_here_are_thinned():
 
 def test_the_cache_is_bounded(monkeypatch):
     one = budget.fit((flat(0, size=(200, 200)),), None, 20_000)[0]
-    small = budget._Cache(3 * len(one.jpeg))
+    small = ByteCache(3 * len(one.jpeg))
     monkeypatch.setattr(budget, "_cache", small)
     for i in range(8):
         budget.fit((flat(i, size=(200, 200)),), None, 20_000)
-    assert 1 <= len(small._made) <= 3 and small._bytes <= 3 * len(one.jpeg)
+    assert len(one.jpeg) // 2 < small.bytes <= 3 * len(one.jpeg)
 
 
 def test_the_time_on_a_sheet_keeps_its_contrast_down_to_the_smallest_scale():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.json_text import TEXT_CHARS_MAX, objects, without_thoughts
+from tasks.answers import json_text
+from tasks.answers.json_text import objects, without_thoughts
+from tests.answers.hostile_text import SHAPES
 
 
 def first(text: str):
@@ -80,10 +81,6 @@ def test_candidates_come_last_first_so_that_a_schema_can_choose():
     assert list(objects('{"a": 1} {"b": {"c": 2}} {bad} {"d": 3}')) == [{"d": 3}, {"b": {"c": 2}}, {"a": 1}]
 
 
-def test_of_a_longer_text_the_end_is_read():
-    assert first("x" * (2 * TEXT_CHARS_MAX) + '{"a": 1}') == {"a": 1}
-
-
 def test_deep_nesting_is_survived():
     assert first('{"a":' * 100_000 + "1" + "}" * 100_000) is None
     assert first("9" * 100_000) is None
@@ -112,31 +109,88 @@ def test_thoughts_leave_no_tag(parts):
     assert "think" not in without_thoughts("".join(parts))
 
 
-ADVERSARIAL = {
-    "open braces": lambda n: "{" * n,
-    "closed braces": lambda n: "{" * (n // 2) + "}" * (n // 2),
-    "closing tags first": lambda n: "</think><think>" * (n // 15),
-    "open tags": lambda n: "<think>" * (n // 7),
-    "quotes": lambda n: "{" + '"' * n,
-    "backslashes": lambda n: '{"' + "\\" * n,
-    "nested broken objects": lambda n: '{"a":' * (n // 7) + "x" + "}" * (n // 7),
-    "many broken objects": lambda n: '{"a":x}' * (n // 7),
-    "many objects": lambda n: '{"a":1}' * (n // 7) + "}",
-}
+@given(
+    st.dictionaries(st.text(min_size=1), values, min_size=1, max_size=4),
+    prose,
+    st.sampled_from(
+        ["{fence}\n{value}\n```", "<think>{other}</think>{value}", "{other}\n</think>\n{value}", "{value}"]
+    ),
+    st.sampled_from(["", "\n", "\n\n```\n", " That is all."]),
+)
+def test_any_object_is_found_in_fences_and_behind_thoughts(value, before, around, after):
+    other = json.dumps({"no": 1})
+    text = (
+        around.replace("{fence}", "```json")
+        .replace("{other}", f"{before}{other}")
+        .replace("{value}", json.dumps(value))
+    )
+    assert first(f"{before}\n{text}{after}") == value
 
 
-@pytest.mark.parametrize("name", ADVERSARIAL)
-def test_time_grows_with_the_length_only(name):
-    make = ADVERSARIAL[name]
+# ---------------------------------------------------------------- long and hostile texts
 
-    def cpu_s(n: int) -> float:
-        text = make(n)
-        best = 1e9
-        for _ in range(3):
-            began = time.thread_time()
-            list(objects(text))
-            best = min(best, time.thread_time() - began)
-        return best
 
-    small, large = cpu_s(16_000), cpu_s(128_000)
-    assert large < 8 * 5 * small + 0.02  # a quadratic scan would take 64 times as long
+class Work:
+    """Counts what is done with a text: characters given to the parser, its calls, marks looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.chars = self.calls = self.marks = 0
+        loads, scan = json.loads, json_text._braces
+
+        def counted_loads(text, **more):
+            self.chars, self.calls = self.chars + len(text), self.calls + 1
+            return loads(text, **more)
+
+        def counted_scan(text, newline_ends_string):
+            self.marks += sum(text.count(mark) for mark in '{}"\\\n')
+            return scan(text, newline_ends_string)
+
+        monkeypatch.setattr(json_text.json, "loads", counted_loads)
+        monkeypatch.setattr(json_text, "_braces", counted_scan)
+
+
+@pytest.mark.parametrize("length", [json_text.END_CHARS_MAX - 10_000, 1_000_000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_text_costs_is_bounded(shape, length, monkeypatch):
+    text = SHAPES[shape](length)
+    work = Work(monkeypatch)
+    found = list(objects(text))
+    parts = 2  # the end and the front
+    assert len(found) <= json_text.LAST_MAX + json_text.FIRST_MAX
+    assert work.calls <= parts * (json_text.ATTEMPTS_MAX + 1)
+    assert work.chars <= parts * (json_text.PARSED_CHARS_MAX + json_text.END_CHARS_MAX)
+    assert work.marks <= parts * 2 * json_text.MARKS_MAX  # each part is scanned twice at most
+
+
+@given(
+    st.lists(
+        st.sampled_from(["{", "}", '"', "\\", "\n", "[", "]", '{"a":', "1}", "x", "<think>", "</think>"]), max_size=60
+    ),
+    st.sampled_from([1, 50, 5000]),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_repeated_text_costs_a_bounded_amount(monkeypatch, parts, times):
+    with monkeypatch.context() as patch:
+        work = Work(patch)
+        list(objects("".join(parts) * times))
+    assert work.calls <= 2 * (json_text.ATTEMPTS_MAX + 1)
+    assert work.marks <= 4 * json_text.MARKS_MAX
+
+
+@pytest.mark.parametrize("shape", ["letters", "lines", "open braces", "quotes", "broken objects", "spaces"])
+def test_an_answer_at_either_end_of_a_long_text_is_found(shape):
+    garbage = SHAPES[shape](1_000_000)
+    assert {"answer": 1} in objects(f'{{"answer": 1}}\n{garbage}')
+    assert {"answer": 1} in objects(f'{garbage}\n{{"answer": 1}}')
+
+
+def test_an_answer_before_other_objects_is_offered_after_the_last_ones():
+    text = '{"answer": 1}' + '{"other": 2}' * 50
+    found = list(objects(text))
+    assert found[0] == {"other": 2} and {"answer": 1} in found
+
+
+def test_an_answer_behind_long_thoughts_is_found():
+    thoughts = 'It may be {"a": 2}, or "b".\n' * 10_000
+    assert first(f'<think>{thoughts}</think>{{"a": 1}}') == {"a": 1}
+    assert first(f'{thoughts}</think>{{"a": 1}}') == {"a": 1}

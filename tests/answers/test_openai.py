@@ -61,13 +61,13 @@ def test_thinking_is_controllable(connect):
     with BadServer() as server:
         plain, told = (
             connect(server),
-            connect(server, reasoning_effort="low", chat_template_kwargs={"enable_thinking": False}),
+            connect(server, reasoning_effort="low", chat_template_kwargs={"enable_thinking": True}),
         )
         plain.answer([memory()])
         told.answer([memory()])
         before, after = server.bodies
-    assert "reasoning_effort" not in before and "chat_template_kwargs" not in before
-    assert (after["reasoning_effort"], after["chat_template_kwargs"]) == ("low", {"enable_thinking": False})
+    assert "reasoning_effort" not in before and before["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (after["reasoning_effort"], after["chat_template_kwargs"]) == ("low", {"enable_thinking": True})
 
 
 @pytest.mark.parametrize(("structured", "kind"), [("json_object", "json_object"), ("off", None)])

@@ -1,25 +1,78 @@
-"""The schema that servers are held to, and the rungs of asking for JSON."""
+"""The schema that servers are held to, the rungs of asking for JSON, and how a reply is read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
-from tasks.answers.structured import OFF, Dialect, read, response_format, schema
-from tasks.questions import BboxQA, Count, Description, Memory, Segments
+import pytest
+
+from tasks import questions
+from tasks.answers.structured import OFF, read, response_format, schema, wire_schema
+from tasks.questions import BboxQA, Count, Description, Memory, Segments, TaskAugAxes
+
+ANSWERS = [
+    c
+    for c in vars(questions).values()
+    if isinstance(c, type) and issubclass(c, questions.Answer) and c is not questions.Answer
+]
+# what the strict mode of hosted servers takes
+STRICT = {
+    *("type", "properties", "required", "additionalProperties", "items", "enum", "anyOf"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems"),
+}
 
 
-def test_schema_keeps_bounds_and_fields_called_like_keywords_but_no_titles():
-    text = json.dumps(schema(Segments))
-    assert '"maxItems": 200' in text and '"title"' not in text
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for inner in (*node.get("properties", {}).values(), *node.get("anyOf", ())):
+        yield from nodes(inner)
+    if "items" in node:
+        yield from nodes(node["items"])
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_decoder_that_is_held_to_the_schema_must_end(answer):
+    for node in nodes(schema(answer)):
+        wanted = {"string": "maxLength", "array": "maxItems", "number": "maximum", "integer": "maximum"}
+        bound = wanted.get(node.get("type", ""))
+        assert bound is None or bound in node or "enum" in node
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_servers_are_sent_what_the_strictest_of_them_take(answer):
+    for bare, allowed in ((False, STRICT), (True, STRICT - {"minimum", "maximum", "minItems", "maxItems"})):
+        for node in nodes(wire_schema(answer, bare)):
+            assert set(node) <= allowed
+            if node.get("type") == "object":
+                assert node["required"] == list(node["properties"]) and node["additionalProperties"] is False
+
+
+def test_schemas_hold_bounds_and_no_text_for_people():
     assert schema(Description)["properties"]["description"]["maxLength"] == 6000
-    assert "description" not in schema(Description)  # the docstring is not for the model
-    assert schema(BboxQA)["$defs"]["Detection"]["properties"]["bbox"]["minItems"] == 4
+    assert schema(Segments)["properties"]["subtasks"]["maxItems"] == 200
+    text = json.dumps(schema(BboxQA))
+    assert not any(f'"{word}"' in text for word in ("title", "description", "$ref", "$defs", "const", "default"))
+    detection = schema(BboxQA)["properties"]["answer"]["properties"]["detections"]["items"]
+    assert detection["properties"]["bbox_format"] == {"type": "string", "enum": ["xyxy"]}
+    assert detection["properties"]["bbox"]["minItems"] == 4
+
+
+def test_fields_named_like_keywords_stay():
+    class Odd(questions.Answer):
+        title: str
+        minimum: float
+        maxLength: int
+
+    assert list(wire_schema(Odd, True)["properties"]) == ["title", "minimum", "maxLength"]
 
 
 def test_response_formats_go_from_schema_to_none():
     formats = [response_format(Count, rung) for rung in range(OFF + 1)]
-    assert formats[0]["json_schema"] == {"name": "Count", "schema": schema(Count)}
+    assert formats[0]["json_schema"] == {"name": "Count", "schema": wire_schema(Count), "strict": True}
     assert formats[1:] == [{"type": "json_object"}, None]
+    assert response_format(Count, 0, bare=True)["json_schema"] == {"name": "Count", "schema": wire_schema(Count, True)}
 
 
 def test_the_last_object_that_fits_the_answer_wins():
@@ -27,27 +80,31 @@ def test_the_last_object_that_fits_the_answer_wins():
     assert (answer.count, problem) == (2, "")
 
 
+def test_fields_that_have_a_default_may_be_left_out_of_a_reply():
+    assert read('{"label": "cup", "count": 2}', Count)[0].note is None
+
+
+def test_an_answer_wrapped_in_one_more_object_is_read():
+    assert read('{"result": {"label": "cup", "count": 2}}', Count)[0].count == 2
+    assert read('{"a": {"b": {"label": "cup", "count": 2}}}', Count)[0] is None
+
+
+def test_an_object_about_something_else_is_no_list_of_rephrasings():
+    assert read('{"thought": "none"}', TaskAugAxes)[0] is None
+    assert read('{"omit_arm": ["take it"]}', TaskAugAxes)[0].omit_arm == ["take it"]
+
+
 def test_a_misfit_is_explained():
     answer, problem = read('{"label": "cup", "count": "two"}', Count)
     assert answer is None and "count" in problem and "integer" in problem
-    assert read("", Count)[1] == "the reply is empty"
+    assert read("", Count)[1] == read(" \n", Count)[1] == "the reply is empty"
     assert read("two", Count)[1] == "the reply holds no JSON object"
+
+
+def test_too_long_a_text_is_refused_in_the_reply_since_no_server_is_told_of_it():
+    assert read(json.dumps({"memory": "x" * 1001}), Memory)[0] is None
 
 
 def test_nan_and_lone_surrogates_do_not_pass():
     assert read('{"subtasks": [{"text": "a", "start": NaN, "end": 1}]}', Segments)[0] is None
     assert read('{"memory": "\\ud800"}', Memory)[0] is None
-
-
-def test_a_refused_rung_is_left_once_for_all_answers():
-    dialect = Dialect("test")
-    for _ in range(16):  # requests in flight meet the same refusal
-        dialect.refused(0, Count)
-    assert dialect.rung(Count) == dialect.rung(Memory) == 1
-
-
-def test_a_rung_that_served_others_is_left_for_one_answer_only():
-    dialect = Dialect("test")
-    dialect.proved(0)
-    dialect.refused(0, Count)
-    assert (dialect.rung(Count), dialect.rung(Memory)) == (1, 0)

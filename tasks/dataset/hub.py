@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from tasks.dataset.files import write_atomic
+from tasks.dataset.hub_api import hub_errors, hub_reason
 from tasks.errors import DatasetError, SettingsError
 from tasks.settings import AnnotateSettings
 
@@ -57,17 +58,14 @@ def download(repo_id: str, revision: str | None) -> Path:
 
 
 def _snapshot(repo_id: str, revision: str | None, folder: Path) -> None:
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     where = f"{repo_id}{'' if revision is None else f' at {revision}'}"
     try:
         snapshot_download(repo_id=repo_id, repo_type="dataset", revision=revision, local_dir=folder)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as err:
-        got = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+    except hub_errors() as err:
         remedy = "check the name and the network, log in when it is private, or download it yourself and give root"
-        raise DatasetError(f"want to download the hub dataset {where}", got, remedy) from err
+        raise DatasetError(f"want to download the hub dataset {where}", hub_reason(err), remedy) from err
 
 
 def in_hub_cache(path: Path) -> bool:

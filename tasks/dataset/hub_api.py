@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from tasks.errors import PublishError
+from tasks.errors import AnnotateError, PublishError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -74,11 +74,11 @@ def hub_reason(err: BaseException) -> str:
     return NO_TOKEN_IN_TEXT.sub("hf_***", line)[:REASON_CHARS_MAX]
 
 
-def hub_problem(wanted: str, err: BaseException) -> PublishError:
+def hub_problem(wanted: str, err: BaseException, kind: type[AnnotateError] = PublishError) -> AnnotateError:
     """The error for a call of the hub that failed."""
     status = status_of(err) or status_of(err.__cause__ or err)
     if status is None:
         remedy = REMEDY_NETWORK
     else:
         remedy = REMEDIES.get(status, REMEDY_SERVER if status >= 500 else "see what the hub says")
-    return PublishError(wanted, hub_reason(err), remedy)
+    return kind(wanted, hub_reason(err), remedy)

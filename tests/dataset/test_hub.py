@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import httpx
@@ -76,7 +77,8 @@ def test_revisions_lie_beside_each_other(home: Path, downloads: list[dict]) -> N
 
 def test_a_broken_download_is_started_again(home: Path, downloads: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
-        raise httpx.ConnectError("no route to the hub")
+        library = sys.modules[type(huggingface_hub.get_session()).__module__.partition(".")[0]]
+        raise library.ConnectError("no route to the hub")
 
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub, "snapshot_download", refuse)

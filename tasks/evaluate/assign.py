@@ -20,6 +20,25 @@ def assign(scores: np.ndarray) -> list[tuple[int, int]]:
     return sorted((i, j) for i, j in pairs if scores[i, j] > 0)
 
 
+def assign_in_order(scores: np.ndarray) -> list[tuple[int, int]]:
+    """The best assignment whose pairs do not cross, O(nm): the best of all where both sides are ordered in time."""
+    rows, columns = scores.shape
+    best = np.zeros((rows + 1, columns + 1))  # of the first rows and columns
+    for i in range(rows):
+        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], best[i, :-1] + np.maximum(scores[i], 0.0)))
+    pairs = []
+    i, j = rows, columns
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]
+
+
 def _solve(costs: np.ndarray) -> np.ndarray:
     """The row that each column goes to, -1 for none; no more rows than columns."""
     rows, columns = costs.shape

@@ -15,7 +15,7 @@ import numpy as np
 from tasks.evaluate.labels import tokens
 from tasks.evaluate.score import Score
 from tasks.evaluate.truth import TruthEpisode
-from tasks.evaluate.visual import Box, Size, box_scores, boxes_of, point_of, point_scores
+from tasks.evaluate.visual import MALFORMED, Box, Size, box_scores, boxes_of, point_of, point_scores
 
 CHANGE_S = 0.4  # so long before and after an event nobody can be sure how things stand
 SAME_KIND = {
@@ -53,7 +53,7 @@ class Moment:
             return None
         try:
             return check(self, answer)
-        except (KeyError, TypeError, ValueError, IndexError):
+        except MALFORMED:
             return None
 
     # -------------------------------------------------------------------------------- what is where

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.evaluate.assign import assign
+from tasks.evaluate.assign import assign_in_order
 from tasks.evaluate.labels import edit_distance, normalise, same, token_f1
 from tasks.evaluate.score import Score
 from tasks.segments import Span
@@ -48,7 +48,7 @@ def match_boundaries(left: Sequence[float], right: Sequence[float], tolerance_s:
         return []
     apart = np.abs(np.subtract.outer(np.asarray(left), np.asarray(right)))
     most = min(apart.shape)  # one more pair always outweighs any gain in distance
-    return assign(np.where(apart <= tolerance_s + SAME_TIME_S, most + 1 - apart / (tolerance_s + 1), 0.0))
+    return assign_in_order(np.where(apart <= tolerance_s + SAME_TIME_S, most + 1 - apart / (tolerance_s + 1), 0.0))
 
 
 def boundary_scores(left: Sequence[float], right: Sequence[float], tolerance_s: float) -> tuple[Score, Score, Score]:
@@ -88,7 +88,7 @@ def match_spans(left: Sequence[Span], right: Sequence[Span]) -> list[Matched]:
     for i, j in zip(*np.nonzero(ious), strict=True):
         a, b = left[i].text, right[j].text
         weights[i, j] += TIE_BREAK * (token_f1(a, b) + TIE_BREAK * same(a, b))
-    return [Matched(left[i], right[j], float(ious[i, j])) for i, j in assign(weights)]
+    return [Matched(left[i], right[j], float(ious[i, j])) for i, j in assign_in_order(weights)]
 
 
 def overlap_scores(left: Sequence[Span], right: Sequence[Span], matched: Sequence[Matched]) -> dict[str, Score]:
@@ -106,7 +106,7 @@ def segmental_f1(left: Sequence[Span], right: Sequence[Span], overlap: float, la
     hits = temporal_ious(left, right) >= overlap - 1e-9
     if labelled:
         hits &= np.array([[same(a.text, b.text) for b in right] for a in left], bool).reshape(hits.shape)
-    return Score(2 * len(assign(hits.astype(float))), len(left) + len(right), 0.0 if left or right else 1.0)
+    return Score(2 * len(assign_in_order(hits.astype(float))), len(left) + len(right), 0.0 if left or right else 1.0)
 
 
 # ------------------------------------------------------------------------------------------------ labels in time

@@ -90,7 +90,7 @@ def read_truth(path: Path) -> TruthFile:
 def _check_order(path: Path, episode: TruthEpisode) -> None:
     where = f"episode {episode.episode_index} in {path}"
     for span in episode.subtasks:
-        if span.end < span.start:
+        if span.end <= span.start:
             raise DatasetError("want spans that end after they start", f"{span.text!r} of {where}", "mend the times")
     for a, b in pairwise(episode.subtasks):
         if b.start < a.end - SAME_TIME_S:

@@ -5,6 +5,7 @@ Answers about different things are not compared: None says so. Coordinates are p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from tasks.evaluate.score import Score
 
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]
+BOXES_MAX = 200  # of one answer
 SAME_THING = 0.5  # token F1 of two labels from which on they name the same thing
 FOUND_IOU = 0.5
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)  # answers of other tools
 OPPOSITE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above", "near": "near"}
 VISUAL_MEASURES = {
     "bbox": ("iou", "found_50"),
@@ -36,7 +39,7 @@ def compare_answers(left: Mapping[str, Any], right: Mapping[str, Any], size: Siz
         return None
     try:
         return compare(left, right, size)
-    except (KeyError, TypeError, ValueError, IndexError):
+    except MALFORMED:
         return None
 
 
@@ -67,7 +70,10 @@ def point_scores(distance_px: float, size: Size) -> dict[str, Score]:
 
 def boxes_of(answer: Mapping[str, Any], size: Size | None) -> list[Box]:
     """The boxes of an answer in pixels of a frame of `size`."""
-    return [tuple(_pixels(answer, d["bbox"], size)) for d in answer["detections"]]  # type: ignore[misc]
+    found = answer["detections"]
+    if len(found) > BOXES_MAX:
+        raise ValueError(f"want at most {BOXES_MAX} boxes, got {len(found)}")
+    return [tuple(_pixels(answer, d["bbox"], size)) for d in found]  # type: ignore[misc]
 
 
 def point_of(answer: Mapping[str, Any], size: Size | None) -> tuple[float, float]:
@@ -77,18 +83,25 @@ def point_of(answer: Mapping[str, Any], size: Size | None) -> tuple[float, float
 
 
 def _pixels(answer: Mapping[str, Any], numbers: Sequence[float], size: Size | None) -> list[float]:
-    own = answer.get("image_size")
+    values = [float(n) for n in numbers]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"want finite numbers, got {values}")
+    own = frame_size((answer,), None)
     counted = (THOUSAND, THOUSAND) if answer.get("coordinates") == "norm1000" else own or size
     target = size or own
     if not counted or not target:
-        return [float(n) for n in numbers]
-    return [float(n) * target[i % 2] / counted[i % 2] for i, n in enumerate(numbers)]
+        return values
+    return [v * target[i % 2] / counted[i % 2] for i, v in enumerate(values)]
 
 
 def frame_size(answers: Sequence[Mapping[str, Any]], known: Size | None) -> Size | None:
     """The frame's size: as the dataset says, else as an answer does."""
     told = (a.get("image_size") for a in answers)
-    return known or next(((int(s[0]), int(s[1])) for s in told if isinstance(s, list) and len(s) == 2), None)
+    return known or next(((s[0], s[1]) for s in told if _is_size(s)), None)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
 
 
 # ------------------------------------------------------------------------------------------------ two answers

@@ -54,6 +54,29 @@ def test_coordinates_of_another_convention_or_frame_size_are_converted() -> None
     assert value(pixels, larger, "iou") == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        boxes(("cup", [0, 0, 9])),
+        boxes(("cup", [float("nan"), 0, 9, 9])),
+        boxes(("cup", ["a", 0, 9, 9])),
+        boxes(*[("cup", [0, 0, 9, 9])] * 5000),
+        {"type": "bbox", "detections": "cup"},
+        {"type": "bbox", "detections": [{"label": "cup"}]},
+        {"type": "bbox"},
+    ],
+)
+def test_answers_of_other_tools_that_are_no_boxes_are_not_scored(broken: dict[str, Any], scene: TruthEpisode) -> None:
+    good = boxes(("cup", [0, 0, 9, 9]))
+    assert compare_answers(broken, good, SIZE) is None and compare_answers(good, broken, SIZE) is None
+    assert moment(scene, 0).score(broken) is None
+
+
+@pytest.mark.parametrize("size", [[0, 0], ["a", "b"], [320], "320x240", None, [320.5, 240]])
+def test_an_odd_image_size_is_not_believed(size: Any) -> None:
+    assert value(boxes(("cup", [0, 0, 9, 9]), image_size=size), boxes(("cup", [0, 0, 9, 9])), "iou") == 1.0
+
+
 def test_points_by_distance() -> None:
     a, b = ({"type": "keypoint", "label": "lid", "point": p, "image_size": [300, 400]} for p in ([0, 0], [30, 40]))
     scores = compare_answers(a, b, None)
@@ -90,6 +113,8 @@ def test_points_by_distance() -> None:
         ({"type": "count", "label": "cups", "count": 2}, {"type": "attribute", "label": "cups"}, None),
         ({"type": "count", "label": "cups", "count": "many"}, {"type": "count", "label": "cups", "count": 2}, None),
         ({"type": "trace"}, {"type": "trace"}, None),
+        ({"type": "count", "label": ["cups"], "count": 2}, {"type": "count", "label": {}, "count": 2}, None),
+        ({"type": "spatial", "subject": "a"}, {"type": "spatial", "subject": "a"}, None),
     ],
 )
 def test_words_and_numbers(left: dict[str, Any], right: dict[str, Any], expected: float | None) -> None:

@@ -105,34 +105,71 @@ class ChatClient:
                 _hang_up(connection)
         self._http.close()
 
-    def _watch(self, event: str, info: dict[str, Any]) -> None:
+    def _watch(self, event: str, info: dict[str, Any]) -> bool:
         """Note each new socket: closing a client does not wake the threads that read from it, a shutdown does."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            connection = info["return_value"].get_extra_info("socket")
-            with self._sockets_lock:
-                self._sockets.add(connection)
-                if self._closed:
-                    _hang_up(connection)
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return False
+        connection = info["return_value"].get_extra_info("socket")
+        with self._sockets_lock:
+            self._sockets.add(connection)
+            if self._closed:
+                _hang_up(connection)
+        return True
 
     def _send(self, method: str, path: str, timeout_s: float, content: bytes | None = None) -> Any:
+        """The JSON of the reply. A kept connection that the server has just closed is replaced by a new one."""
         httpx = self._httpx
         deadline = time.monotonic() + timeout_s
-        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), pool=None)
-        try:
-            with self._http.stream(
-                method, self._base + path, content=content, timeout=timeout, extensions={"trace": self._watch}
-            ) as response:
-                raw = _read(response, deadline)
-        except httpx.TimeoutException as error:
-            lost = isinstance(error, httpx.ConnectTimeout)
-            raise CallError(None, f"no answer within {timeout_s:g} s ({type(error).__name__})", lost=lost) from error
-        except httpx.ConnectError as error:
-            raise CallError(None, f"cannot connect: {error}", refused=True) from error
-        except (httpx.RequestError, RuntimeError) as error:  # RuntimeError: closed under a request by close()
-            raise CallError(None, f"broken connection: {str(error) or type(error).__name__}", lost=True) from error
+        stale: Exception | None = None
+        while True:
+            exchange = _Progress()
+            try:
+                return self._send_once(exchange, method, path, deadline, timeout_s, content)
+            except httpx.TimeoutException as error:
+                lost = isinstance(error, httpx.ConnectTimeout)
+                message = f"no answer within {timeout_s:g} s ({type(error).__name__})"
+                raise CallError(None, message, lost=lost) from error
+            except httpx.ConnectError as error:
+                if stale is not None:  # not closed, then: the server died
+                    raise CallError(None, f"broken connection: {stale}", lost=True) from error
+                raise CallError(None, f"cannot connect: {error}", refused=True) from error
+            except (httpx.RequestError, RuntimeError) as error:  # RuntimeError: closed under a request by close()
+                if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) and exchange.was_stale:
+                    stale = error
+                    continue
+                message = f"broken connection: {str(error) or type(error).__name__}"
+                raise CallError(None, message, lost=True) from error
+
+    def _send_once(
+        self, exchange: _Progress, method: str, path: str, deadline: float, timeout_s: float, content: bytes | None
+    ) -> Any:
+        def watch(event: str, info: dict[str, Any]) -> None:
+            exchange.connected |= self._watch(event, info)
+
+        timeout = self._httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), pool=None)
+        request = self._http.build_request(
+            method, self._base + path, content=content, timeout=timeout, extensions={"trace": watch}
+        )
+        response = self._http.send(request, stream=True)
+        exchange.answered = True
+        with contextlib.closing(response):
+            raw = _read(response, deadline)
         if response.status_code != 200:
             raise CallError(response.status_code, _server_message(raw), _retry_after_s(response.headers))
         return _json(raw)
+
+
+@dataclass
+class _Progress:
+    """How far a request came."""
+
+    connected: bool = False  # on a connection of its own
+    answered: bool = False
+
+    @property
+    def was_stale(self) -> bool:
+        """Sent on a kept connection, and nothing came back: the server had most likely closed it before."""
+        return not (self.connected or self.answered)
 
 
 def _key(setting: str) -> str:

@@ -16,6 +16,7 @@ from tasks.settings import VlmSettings
 log = logging.getLogger(__name__)
 
 MODELS_TIMEOUT_S = 5.0
+PING_TIMEOUT_S = 30.0  # of a server that loads: it is asked again
 TRIES = 3
 PAUSE_S = 0.5
 MODELS_SHOWN_MAX = 10
@@ -61,19 +62,14 @@ def probe(client: ChatClient, settings: VlmSettings, tries: int = 1) -> None:
 
 
 def probe_own(client: ChatClient, settings: VlmSettings) -> None:
-    """The same for a server that we started: it may take long to list models, and call its only one as it likes."""
+    """The same for a server that we started, by a tiny chat alone: in a list its only model may have any name."""
     try:
-        if settings.model_id in client.models(_list_timeout_s(settings)):
-            return
+        _ping(client, settings, 1, min(PING_TIMEOUT_S, settings.request_timeout_s))
     except CallError as error:
         _raise_if_final(error, settings)
-        if error.lost or (error.status is not None and error.status not in _NO_LIST):
-            raise
-    try:
-        _ping(client, settings, tries=1)
-    except CallError as error:
-        _raise_if_final(error, settings)
-        if error.status not in _ALIVE:
+        if error.status == 500:  # some models fail without a picture
+            client.models(_list_timeout_s(settings))
+        elif error.status not in _ALIVE:
             raise
 
 
@@ -86,10 +82,10 @@ def _raise_if_final(error: CallError, settings: VlmSettings) -> None:
         raise fatal(error, settings) from error
 
 
-def _ping(client: ChatClient, settings: VlmSettings, tries: int) -> Completion:
+def _ping(client: ChatClient, settings: VlmSettings, tries: int, timeout_s: float | None = None) -> Completion:
     """A tiny chat: any reply will do."""
     body = {"model": settings.model_id, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
-    return _patiently(lambda: client.chat(body), settings, tries)
+    return _patiently(lambda: client.chat(body, timeout_s), settings, tries)
 
 
 def _patiently(call: Callable[[], T], settings: VlmSettings, tries: int) -> T:

@@ -23,7 +23,8 @@ LINES_PER_S_MAX = 100  # what is more goes to the file alone
 
 _END = re.compile(rb"\r?\n|\r(?!\Z)")  # a carriage return at the very end may be half of a line's end
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f]")
-_REQUEST = re.compile(r'"(GET|POST|OPTIONS) /\S* HTTP/')  # one for each question: of no interest while all is well
+# One or two for each question: of no interest while all is well.
+_REQUEST = re.compile(r'"(GET|POST|OPTIONS) /\S* HTTP/|\[Request received\]')
 
 
 class LogFile:

@@ -123,6 +123,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     bad: BadServer
     protocol_version = "HTTP/1.1"
+    requests = 0  # of this connection
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
@@ -151,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(404, {"detail": "Not Found"})
         body = json.loads(raw)
         bad = self.bad
+        self.requests += 1
         with bad.arrived:
             bad.bodies.append(body)
             bad.headers.append(dict(self.headers))
@@ -224,6 +226,12 @@ class _Handler(BaseHTTPRequestHandler):
     def chat_drop(self, body: dict[str, Any]) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
+
+    def chat_drop_if_kept(self, body: dict[str, Any]) -> None:
+        """A good answer to the first request of a connection, none to the second."""
+        if self.requests > 1:
+            return self.chat_drop(body)
+        return self.chat_ok(body)
 
     def chat_close_midway(self, body: dict[str, Any]) -> None:
         """Half of a good answer, then nothing more."""

@@ -256,6 +256,19 @@ def test_a_wrong_key_in_mid_run_names_the_server(connect):
     assert bad.api_base in caught.value.wanted and good.api_base not in caught.value.wanted
 
 
+# ---------------------------------------------------------------- kept connections
+
+
+def test_a_kept_connection_that_the_server_closes_is_replaced_and_costs_nothing(connect):
+    """Servers hang up on idle connections; one that does so just when it is used has not lost the question."""
+    with BadServer("drop_if_kept") as server:
+        answerer = connect(server, max_retries=0, client_concurrency=1)
+        replies = [answerer.answer([memory(i)])[0] for i in range(4)]
+        assert all(r.answer is not None and r.usage.requests == 1 for r in replies)
+        assert server.connections == 4
+        assert answerer._router.endpoints[0].lost_in_row == 0
+
+
 # ---------------------------------------------------------------- answers without end, lists that mislead
 
 

@@ -15,10 +15,11 @@ $(VENV)/.annotate: pyproject.toml
 	$(BIN)/pip install -q -e '.[annotate]'
 	touch $@
 
-# torch by itself and first: what comes after it must not choose another build
+# torch by itself and first: what comes after it must not choose another build. xgrammar without triton: 1 GB that a CPU does not use
 $(VENV)/.dev: $(VENV)/.annotate
 	$(BIN)/pip install -q '$(TORCH)'
 	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q --no-deps xgrammar apache-tvm-ffi
 	touch $@
 
 demo: $(VENV)/.annotate ## make a small dataset, annotate it without a model, show the result

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.answers.bad_server import BadServer
 
-TURNS = {3: "500", 5: "wrong_shape", 7: "prose", 11: "cut", 13: "drop", 17: "refuse_all_formats"}
+TURNS = {3: "500", 5: "wrong_shape", 7: "prose", 11: "cut", 17: "refuse_all_formats"}  # each costs a request
 
 
 class CountingServer(BadServer):

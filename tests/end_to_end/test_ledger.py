@@ -44,7 +44,7 @@ def shards(root: Path) -> dict[str, str]:
 
 
 def test_totals_are_what_the_server_counted(dataset_copy, counting_server):
-    """A server that fails, babbles, cuts and drops by turns: every request and token is in the ledger."""
+    """A server that fails, babbles, cuts and refuses by turns: every request and token is in the ledger."""
     server = counting_server()
     _, summary = run(dataset_copy, *flags(server), "--vlm.price_in=1", "--vlm.price_out=4", "--vlm.max_retries=5")
     assert summary["written"], summary

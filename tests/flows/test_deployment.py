@@ -16,6 +16,8 @@ import pytest
 
 from flows.prefect_environment import DEFAULTS
 from tests.end_to_end.annotate import REPO, annotate
+from tests.end_to_end.conftest import flags
+from tests.end_to_end.counting_server import CountingServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("prefect")]
 BIN = Path(sys.executable).parent
@@ -138,3 +140,18 @@ def test_command_line_uses_the_configured_server(prefect, dataset_copy):
     summary = json.loads(again.stdout)
     assert summary["written"] is False
     assert all(counts == {"cached": summary["episodes"]} for counts in summary["phases"].values())
+
+
+def test_costs_are_artifacts_of_the_run(prefect, dataset_copy):
+    with CountingServer(delay_s=0.0) as server:
+        done = annotate(
+            "run", f"--root={dataset_copy}", "--json", *flags(server), "--vlm.max_retries=5", "--vlm.price_in=1",
+            env=prefect, timeout_s=240,
+        )  # fmt: skip
+    assert json.loads(done.stdout)["written"], done.stdout + done.stderr
+    latest = api(prefect, "/artifacts/latest/filter", {})
+    found = {a["key"]: json.loads(a["data"]) for a in latest if a["type"] == "table"}
+    *phases, total = found["annotate-cost"]
+    assert (total["requests"], total["tokens in"], total["tokens out"]) == server.bill
+    assert {row["phase"] for row in phases} == {"plan", "interjections", "vqa"} and total["money"] > 0
+    assert sum(row["tokens in"] for row in found["annotate-cost-episodes"]) == server.tokens_in

@@ -60,11 +60,6 @@ class LastRun:
     skipped: int
     failed: int  # episode phases
 
-    @property
-    def skipped_share(self) -> float | None:
-        """Questions without an answer as a share of those asked; None when the run did not count them."""
-        return self.skipped / self.asked if self.asked else None
-
 
 @dataclass(frozen=True)
 class Source:

@@ -274,6 +274,7 @@ class Session:
             "settings": settings.model_dump(mode="json", exclude={"vlm": {"api_key"}, "root": True, "output": True}),
             "phases": phase_counts(summary.reports),
             "rows": sum(r.rows for r in summary.reports if r.status != "failed"),
+            "asked": sum(r.asked for r in summary.reports),
             "usage": asdict(summary.usage),
             "costs": _recorded_costs(summary),
             "seconds": round(summary.seconds, 3),

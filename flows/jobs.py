@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.console import DONE, INTERRUPTED
 from flows.job_command import check_replayable, replay, script, take_secrets
-from flows.launchers import COMPLETED, LAUNCHERS, JobSpec, Launcher, split_target
+from flows.launchers import COMPLETED, LAUNCHERS, UNFINISHED, JobSpec, Launcher, split_target
 from tasks.errors import JobError, SettingsError
 from tasks.settings import AnnotateSettings
 
@@ -121,6 +121,8 @@ def _follow(launcher: Launcher, job_id: str, console: Console) -> int:
             console.print(last[-1], markup=False, highlight=False, soft_wrap=True)
         stage = launcher.stage(job_id)
     except KeyboardInterrupt:
+        stage = "RUNNING"
+    if stage in UNFINISHED:  # some hub libraries end the log at Ctrl-C without a word
         _say(console, f"no longer followed, but job {job_id} goes on and costs money; {launcher.advice(job_id)}")
         return INTERRUPTED
     if stage != COMPLETED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 COMPLETED = "COMPLETED"
+UNFINISHED = frozenset({"SCHEDULING", "RUNNING"})
 LAUNCHER_DEFAULT = "hf"
 
 
@@ -37,7 +39,7 @@ class Launcher(Protocol):
         """The lines of its log, until it ends."""
 
     def stage(self, job_id: str) -> str:
-        """COMPLETED when it has ended well; another word otherwise."""
+        """SCHEDULING or RUNNING while it lasts, COMPLETED when it has ended well, another word otherwise."""
 
     def cancel(self, job_id: str) -> None:
         """Stop it."""
@@ -74,14 +76,16 @@ class HubLauncher:
         """The lines of its log, until it ends."""
         from tasks.dataset.hub_api import hub_errors, hub_problem
 
+        # older hub libraries always follow
+        how = {"follow": True} if "follow" in inspect.signature(self.api.fetch_job_logs).parameters else {}
         try:
-            yield from self.api.fetch_job_logs(job_id=job_id, namespace=self.user, follow=True)
+            yield from self.api.fetch_job_logs(job_id=job_id, namespace=self.user, **how)
         except (*hub_errors(), ValueError) as err:
             problem = hub_problem(f"want the log of job {job_id}", err, JobError)
             raise JobError(problem.wanted, problem.got, f"the job goes on; {self.advice(job_id)}") from err
 
     def stage(self, job_id: str) -> str:
-        """COMPLETED when it has ended well; another word otherwise."""
+        """SCHEDULING or RUNNING while it lasts, COMPLETED when it has ended well, another word otherwise."""
         from tasks.dataset.hub_api import hub_errors, hub_problem
 
         try:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 LongText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=6000)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
+
+
+def _without_empty(texts: object) -> object:
+    """Models fill lists up with nothing; the rest of such a list is good."""
+    if not isinstance(texts, list):
+        return texts
+    return [t for t in texts if t is not None and not (isinstance(t, str) and not t.strip())]
+
+
+Texts = Annotated[list[Text], BeforeValidator(_without_empty)]
 
 
 class Answer(BaseModel):
@@ -61,17 +71,17 @@ class Memory(Answer):
 class Rephrasings(Answer):
     """plan_task_rephrasings"""
 
-    rephrasings: list[Text] = Field(max_length=100)
+    rephrasings: Texts = Field(max_length=100)
 
 
 class TaskAugAxes(Answer):
     """plan_task_aug_axes: five lists, in this order."""
 
-    synonym_paraphrase: list[Text] = Field(default=[], max_length=30)
-    omit_arm: list[Text] = Field(default=[], max_length=30)
-    omit_orientation: list[Text] = Field(default=[], max_length=30)
-    omit_grasp_method: list[Text] = Field(default=[], max_length=30)
-    combined_omissions: list[Text] = Field(default=[], max_length=30)
+    synonym_paraphrase: Texts = Field(default=[], max_length=30)
+    omit_arm: Texts = Field(default=[], max_length=30)
+    omit_orientation: Texts = Field(default=[], max_length=30)
+    omit_grasp_method: Texts = Field(default=[], max_length=30)
+    combined_omissions: Texts = Field(default=[], max_length=30)
 
     @model_validator(mode="after")
     def _says_something(self) -> TaskAugAxes:

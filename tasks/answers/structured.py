@@ -16,8 +16,9 @@ PROBLEM_CHARS_MAX = 400
 NUMBER_MAX = 1_000_000  # a decoder may write digits for ever into a number without bounds
 
 _NOTES = ("title", "description", "default", "examples")  # they tell a decoder nothing, and some servers refuse them
-_LENGTHS = ("minLength", "maxLength", "pattern", "format")
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems")
+_COSTLY = ("maxLength", "pattern", "format")
+_RANGES = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_BOUNDS = (*_COSTLY, *_RANGES, "minLength", "minItems", "maxItems")
 
 
 @lru_cache(maxsize=64)
@@ -52,13 +53,13 @@ def _plain(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=128)
 def wire_schema(answer: type[BaseModel], bare: bool = False) -> dict[str, Any]:
-    """The schema that servers are sent: without lengths of strings, and without any bounds when `bare`.
+    """The schema that servers are sent: strings may be of any length, and nothing has bounds when `bare`.
 
-    Lengths are checked in the reply only: for one string with `maxLength` a grammar compiler needs seconds (xgrammar,
-    100,000 tokens: 9 s, without 0.1 s), llama.cpp refuses them from 2000 on, and hosted servers refuse them all. A
-    string that does not end meets the token limit of the request.
+    How long a string is is checked in the reply: with one `maxLength` a grammar compiler needs seconds (xgrammar with
+    100,000 tokens: 9 s, without 0.1 s), and llama.cpp refuses those from 2000 on. A string that does not end meets the
+    token limit of the request. Hosted servers take few bounds or none: they are asked with the bare schema.
     """
-    return _without(schema(answer), (*_LENGTHS, *_BOUNDS) if bare else _LENGTHS)
+    return _without(schema(answer), _BOUNDS if bare else _COSTLY)
 
 
 def _without(node: Any, keys: tuple[str, ...]) -> Any:

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.progress import listener
-from flows.session import RunSummary, Session, phase_counts
+from flows.session import RunSummary, Session, phase_counts, publish_result
 from tasks.context import RunContext, context_of, group_episodes
 from tasks.errors import SettingsError
 from tasks.ledger import Cost, Costs
@@ -218,18 +218,25 @@ def run(settings: AnnotateSettings) -> RunSummary:
         phases(context.run_id)
         listener().stage("validating and writing")
         summary = finish(session)
-    _publish(summary)
+    _record(summary)
+    publish(settings, summary)
     return summary
 
 
-def _publish(summary: RunSummary) -> None:
+@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
+def publish(settings: AnnotateSettings, summary: RunSummary) -> None:
+    """Upload the result, where the settings want that."""
+    publish_result(settings, summary)
+
+
+def _record(summary: RunSummary) -> None:
     """Cost, failures and validation as artifacts of the run."""
     rows = [
         {"phase": phase, **{s: n.get(s, 0) for s in ("done", "cached", "failed")}}
         for phase, n in phase_counts(summary.reports).items()
     ]
     create_table_artifact(rows, key="annotate-phases", description="episodes by phase")
-    _publish_costs(summary.costs)
+    _record_costs(summary.costs)
     left_out = [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in summary.failures]
     left_out += [
         {"episode": s.episode, "phase": s.phase, "reason": f"{s.question}: {s.reason}", "reply": s.preview}
@@ -244,7 +251,7 @@ def _publish(summary: RunSummary) -> None:
     create_markdown_artifact(f"# Validation\n\n{checked}\n\n{checks}\n", key="annotate-validation")
 
 
-def _publish_costs(costs: Costs) -> None:
+def _record_costs(costs: Costs) -> None:
     """What this run asked, and where the most went."""
     phases = [_cost_row("phase", name, cost) for name, cost in costs.by_phase.items()]
     create_table_artifact(

@@ -19,6 +19,7 @@ from flows import evaluate_cli
 from flows.console import DONE, DONE_WITH_FAILURES, FAILED, err, guard, out, stop_on_sigterm
 from flows.costs_cli import costs
 from flows.flags import build, describe, leaves, parse
+from flows.publish_cli import publish
 from tasks.errors import SettingsError
 from tasks.settings import AnnotateSettings
 
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(costs)
+app.command()(publish)
 app.add_typer(evaluate_cli.app, name="eval")
 
 RUN_EXAMPLES = """\b
@@ -73,6 +75,11 @@ def run(
             raise SettingsError(
                 "want a dataset", "neither --root nor --repo_id", "pass --root=FOLDER or --repo_id=USER/NAME"
             )
+        if settings.job.target != "local":
+            from flows.jobs import submit
+
+            words = context.obj or sys.argv[1:]
+            raise typer.Exit(submit(settings, words[words.index("run") + 1 :], err))
         code = _annotate(settings, engine, as_json=as_json, verbose=verbose)
     raise typer.Exit(code)
 
@@ -138,9 +145,9 @@ def _set_up_logging(verbose: bool) -> None:
 
 
 def _print_summary(summary: RunSummary) -> None:
-    from flows.render import findings_table, skips_table, summary_table
+    from flows.render import findings_table, ledger_line, skips_table, summary_table
 
-    out.print(summary_table(summary.reports))
+    out.print(summary_table(summary.reports, summary.costs))
     if summary.failures or summary.skips:
         out.print(skips_table(summary.reports))
     if summary.validation.findings:
@@ -148,6 +155,12 @@ def _print_summary(summary: RunSummary) -> None:
     verb = "wrote" if summary.written else "nothing new to write:"
     out.print(f"{verb} {summary.episodes} episodes, {summary.dataset}", highlight=False, soft_wrap=True)
     out.print(f"took {summary.seconds:.1f} s; staged rows in {summary.staging}", highlight=False, soft_wrap=True)
+    if summary.ledger is not None:
+        out.print(ledger_line(summary.costs, summary.ledger))
+    if summary.published is not None:
+        from flows.publish_cli import show_published
+
+        show_published(summary.published, out)
     if not summary.complete:
         n = f"{len(summary.failures)} episode phases and {len(summary.skips)} questions"
         out.print(f"[bold yellow]done with failures:[/] {n} left out; run again to try the failed episodes once more, ")
@@ -266,7 +279,8 @@ def _show(root: Path, episode: int, console: Console) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the console script."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
-    return app(args=arguments if arguments is not None else sys.argv[1:])
+    words = list(arguments if arguments is not None else sys.argv[1:])
+    return app(args=words, obj=words)  # a remote run replays the very words
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 from flows.progress import listener
-from flows.session import RunSummary, Session
+from flows.session import RunSummary, Session, publish_result
 from tasks.context import RunContext
 from tasks.run_phase import PhaseGroupFailed, run_group
 from tasks.settings import AnnotateSettings
@@ -21,7 +21,9 @@ def annotate_inline(settings: AnnotateSettings) -> RunSummary:
         listener().stage("annotating")
         _run_graph(session.context)
         listener().stage("validating and writing")
-        return session.finish()
+        summary = session.finish()
+    publish_result(settings, summary)
+    return summary
 
 
 def _run_graph(context: RunContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def publish(
         if dry_run:
             show_json(plan.to_json()) if as_json else show_plan(plan, out)
         else:
-            published = _upload(plan, quiet=as_json)
+            published = _upload(plan, lambda line: say(line, quiet=as_json), bars=not as_json)
             show_json(published.to_json()) if as_json else show_published(published, out)
     raise typer.Exit(DONE)
 
@@ -64,33 +65,38 @@ def check_before_run(settings: AnnotateSettings) -> Target | None:
     return check_target(repo_id, private=settings.push_private)
 
 
-def push_after_run(settings: AnnotateSettings, summary: RunSummary, *, quiet: bool = False) -> Published:
-    """Publish what a run has written. The target is looked at anew: hours may have passed."""
+def push_after_run(settings: AnnotateSettings, summary: RunSummary, speak: Callable[[str], None]) -> Published:
+    """Publish what a run has written. The target is looked at anew: hours may have passed. Raises PublishError."""
+    from tasks.errors import PublishError
     from tasks.publish import check_target, plan_upload
 
-    target = check_target(settings.new_repo_id or settings.repo_id, private=settings.push_private)
-    source = settings.repo_id if settings.root is None else None  # beside a root, repo_id is where to push
-    plan = plan_upload(
-        summary.dataset,
-        target,
-        source_id=source,
-        message=settings.push_commit_message,
-        skip_validation=settings.skip_validation,
-    )
-    return _upload(plan, quiet=quiet)
+    try:
+        target = check_target(settings.new_repo_id or settings.repo_id, private=settings.push_private)
+        plan = plan_upload(
+            summary.dataset,
+            target,
+            source_id=settings.repo_id if settings.root is None else None,  # beside a root, it is where to push
+            message=settings.push_commit_message,
+            skip_validation=settings.skip_validation,
+        )
+        return _upload(plan, speak, bars=False)
+    except PublishError as error:
+        again = f"annotate publish --root={summary.dataset} --repo_id={settings.new_repo_id or settings.repo_id}"
+        remedy = f"{error.remedy}; the annotated dataset is complete, only the upload is missing: {again}"
+        raise PublishError(error.wanted, error.got, remedy) from error
 
 
-def _upload(plan: UploadPlan, *, quiet: bool) -> Published:
-    """With the hub library's own progress bars on stderr, unless quiet."""
+def _upload(plan: UploadPlan, speak: Callable[[str], None], *, bars: bool) -> Published:
+    """With or without the hub library's own progress bars."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     from tasks.publish import publish as upload
 
-    silence = quiet and not are_progress_bars_disabled()
+    silence = not bars and not are_progress_bars_disabled()
     if silence:
         disable_progress_bars()
     try:
-        return upload(plan, lambda line: say(line, quiet=quiet))
+        return upload(plan, speak)
     finally:
         if silence:
             enable_progress_bars()

@@ -10,10 +10,11 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import prompts
 from flows.progress import listener
+from flows.publish_cli import check_before_run, push_after_run
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
@@ -31,6 +32,9 @@ from tasks.settings import PHASES, AnnotateSettings
 from tasks.staging import digest_json
 from tasks.validate import validate
 from tasks.write import PROVENANCE, write_dataset
+
+if TYPE_CHECKING:
+    from tasks.publish import Published
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class RunSummary:
     seconds: float
     costs: Costs = field(default_factory=Costs)  # of this run, from its ledger: also of phases that failed in the end
     ledger: Path | None = None  # None: no model was asked
+    published: Published | None = None
 
     @property
     def failures(self) -> list[PhaseReport]:
@@ -92,6 +97,7 @@ class RunSummary:
             "failures": [{"episode": r.episode, "phase": r.phase, "reason": r.error} for r in self.failures],
             "skips": [asdict(s) for s in self.skips],
             "validation": self.validation.to_json(),
+            "published": self.published.to_json() if self.published else None,
         }
 
 
@@ -124,6 +130,7 @@ class Session:
 
     def _enter(self) -> None:
         settings = self.settings
+        check_before_run(settings)
         root = resolve_root(settings)
         settings = self.settings = settings.model_copy(update={"root": root})
         target = settings.output or root
@@ -296,6 +303,13 @@ def _recorded_costs(summary: RunSummary) -> dict[str, Any] | None:
         return None
     by_phase = {phase: cost.to_json() for phase, cost in summary.costs.by_phase.items()}
     return {"ledger": summary.ledger.name, "total": summary.costs.total.to_json(), "by_phase": by_phase}
+
+
+def publish_result(settings: AnnotateSettings, summary: RunSummary) -> None:
+    """Upload what a run has written, where its settings want that; to be called when the session is over."""
+    if settings.push_to_hub:
+        listener().stage("publishing")
+        summary.published = push_after_run(settings, summary, listener().stage)
 
 
 def _read_provenance(root: Path) -> dict[str, Any]:

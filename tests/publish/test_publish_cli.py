@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flows.inline import annotate_inline
-from flows.publish_cli import check_before_run, publish, push_after_run
+from flows.publish_cli import check_before_run, publish
 from tasks.errors import SettingsError
 from tasks.settings import AnnotateSettings
 from tests.hub_double import TOKEN, USER, HubDouble, Repo
@@ -75,7 +75,8 @@ def test_a_run_that_publishes(hub: HubDouble, dataset_copy: Path) -> None:
     )
     target = check_before_run(settings)
     assert target is not None and not target.exists and hub.writes == []
-    published = push_after_run(settings, annotate_inline(settings), quiet=True)
+    published = annotate_inline(settings).published
+    assert published is not None
     repo = hub.repos[NAME]
     assert repo.private and repo.tags == {"v3.0": published.commit}
     assert repo.operations[0][0]["value"]["summary"] == "by the run"

@@ -23,18 +23,58 @@ SERVER_FAILURES_MAX = 32  # so many questions in a row failed by the server's fa
 RETRY_LOG_EVERY_S = 5.0
 
 _RETRIED = frozenset({408, 409, 425, 429})
-_OVERFLOW = re.compile(
-    r"context.{0,40}(length|size|window|exceed|overflow)|(exceed|longer than|reduce).{0,60}(context|max\w* model len)"
-    r"|max_model_len|too many (input |prompt )?tokens|prompt is too long|at most \d+ image|too many images",
-    re.IGNORECASE,
+
+
+def _words(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+# In the words of vLLM, SGLang, llama.cpp, transformers, TGI, Ollama, LM Studio and the hosted ones.
+_OVERFLOW = _words(
+    r"context.{0,40}(length|size|window|exceed|overflow)",
+    r"(exceed|longer than|reduce).{0,60}(context|max\w* model len|maximum allowed length)",
+    r"max_model_len|too many (input |prompt )?tokens|prompt is too long|request too large",
+    r"max_new_tokens.{0,3} must be <= \d+\. given|inputs. must have less than \d+ tokens|max_tokens must be at least 1",
+    r"at most \d+ image|too many images|limit.mm.per.prompt",
 )
-_FORMAT = re.compile(r"response_format|json_schema|json_object|structured|guided|grammar|json schema", re.IGNORECASE)
-_NO_MODEL = re.compile(
-    r"model_not_found|unknown model|no such model|invalid model( name|\b.{0,80} passed)|is pinned to"
-    r"|model\b.{0,160}(does not exist|doesn't exist|not found|not exist|is not (available|served|loaded))",
-    re.IGNORECASE,
+_REPLY_LIMIT = _words(  # of one reply, whatever was asked
+    r"max_(completion_|new_)?tokens\W{0,3}(is too large|must be less than|value|: \d+ >)"
 )
-_NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
+_FORMAT = _words(r"response_format|response_schema|json_schema|json_object|structured|guided|grammar|json schema")
+_NO_MODEL = _words(
+    r"model_not_found|unknown model|no such model|invalid model( name| identifier|\b.{0,80} passed)|is pinned to",
+    r"model\b.{0,160}(does not exist|doesn't exist|not found|not exist|is not (available|served|loaded))",
+    r"DeploymentNotFound|deployment\b.{0,60}does not exist",
+)
+_NO_KEY = _words(r"(invalid|incorrect|missing|no) api.?key|api.?key (is )?(not valid|invalid|missing)")
+_NO_MONEY = _words(
+    r"insufficient_quota|billing_hard_limit|exceeded your current quota|credit balance is too low",
+    r"insufficient (credits?|balance|funds)",
+)
+_NO_FILES = _words(r"allowed.local.media.path|cannot load local files|file urls? (are|is) not (allowed|supported)")
+_NO_CLIPS = _words(
+    r"at most 0 video|videos? (input )?(is|are) not supported|not support video",
+    r"(unsupported|unknown|invalid)\b.{0,40}video_url|video_url\W{0,3} is (not|only) ",
+)
+_NO_PICTURES = _words(
+    r"at most 0 image|image inputs? (is|are) not supported|image_url is only supported",
+    r"(does not|doesn't|that) support (the )?(image|vision|multi.?modal)|is not a multi.?modal model",
+    r"(unsupported|unknown) (content part type|variant)\W{1,4}image_url",
+)
+
+_ENDS = (  # reasons, what was wanted, what to do
+    (
+        _NO_FILES,
+        "clips read from files by {model} at {where}",
+        "start the server with --allowed-local-media-path=FOLDER, or pass --vlm.video_as=data",
+    ),
+    (_NO_CLIPS, "clips watched by {model} at {where}", "show pictures instead: --plan.media=sheets"),
+    (
+        _NO_PICTURES,
+        "pictures seen by {model} at {where}",
+        "pass a vision model (--vlm.model_id=NAME), and start its server with pictures allowed",
+    ),
+)
 
 
 class Verdict(enum.Enum):
@@ -52,9 +92,11 @@ def judge(error: CallError) -> Verdict:
     status, message = error.status, error.message
     if status is None:
         return Verdict.RETRY
-    if status in (401, 403) or is_wrong_model(error) or (status in (402, 429) and _NO_MONEY.search(message)):
+    if _end_of(error) is not None:
         return Verdict.FATAL
-    if status == 413 or (status in (400, 422, 500) and _OVERFLOW.search(message)):
+    if status in (400, 422) and _REPLY_LIMIT.search(message) and "context length" not in message:
+        return Verdict.REFUSED
+    if status == 413 or (status in (400, 422, 429, 500) and _OVERFLOW.search(message)):
         return Verdict.SHRINK
     if status in (400, 422, 500, 501) and _FORMAT.search(message):
         return Verdict.FORMAT
@@ -68,15 +110,28 @@ def is_wrong_model(error: CallError) -> bool:
     return error.status in (400, 404, 422) and bool(_NO_MODEL.search(error.message))
 
 
-def fatal(error: CallError, settings: VlmSettings) -> AnswererError:
-    """The end of the run, in words."""
-    where = settings.api_base
-    if error.status in (401, 403):
-        return AnswererError(f"access to {where}", str(error), "pass the server's key: --vlm.api_key=KEY")
+def fatal(error: CallError, settings: VlmSettings, where: str | None = None) -> AnswererError:
+    """The end of the run, in words. `where`: the server that was asked, when it is not the one of the settings."""
+    wanted, remedy = _end_of(error) or ("answers from {where}", "see the server's log")
+    said = wanted.replace("{where}", where or settings.api_base).replace("{model}", settings.model_id)
+    return AnswererError(said, str(error), remedy)
+
+
+def _end_of(error: CallError) -> tuple[str, str] | None:
+    """(what was wanted, what to do) when no request will ever be taken."""
+    status, message = error.status, error.message
+    if status in (401, 403) or (status == 400 and _NO_KEY.search(message)):
+        return "access to {where}", "pass the server's key: --vlm.api_key=KEY"
+    if status == 402 or (status in (400, 429) and _NO_MONEY.search(message)):
+        return "answers from {where}", "see the account at the provider of the server"
+    if status not in (400, 404, 422, 500):
+        return None
+    for reasons, wanted, remedy in _ENDS:
+        if reasons.search(message):
+            return wanted, remedy
     if is_wrong_model(error):
-        remedy = "pass a model that the server has: --vlm.model_id=NAME"
-        return AnswererError(f"model {settings.model_id} at {where}", str(error), remedy)
-    return AnswererError(f"answers from {where}", str(error), "see the account at the provider of the server")
+        return "model {model} at {where}", "pass a model that the server has: --vlm.model_id=NAME"
+    return None
 
 
 def pause_s(error: CallError, attempt: int, backoff_s: float) -> float:

@@ -13,6 +13,7 @@ from tasks.answers import json_text
 LADDER = ("json_schema", "json_object", "off")  # from the strictest format a server may know to none at all
 OFF = len(LADDER) - 1
 PROBLEM_CHARS_MAX = 400
+ITEMS_MAX = 16  # of arrays whose length a server is told
 NUMBER_MAX = 1_000_000  # a decoder may write digits for ever into a number without bounds
 
 _NOTES = ("title", "description", "default", "examples")  # they tell a decoder nothing, and some servers refuse them
@@ -53,11 +54,12 @@ def _plain(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=128)
 def wire_schema(answer: type[BaseModel], bare: bool = False) -> dict[str, Any]:
-    """The schema that servers are sent: strings may be of any length, and nothing has bounds when `bare`.
+    """The schema that servers are sent: strings and lists may be of any length, and nothing has bounds when `bare`.
 
-    How long a string is is checked in the reply: with one `maxLength` a grammar compiler needs seconds (xgrammar with
-    100,000 tokens: 9 s, without 0.1 s), and llama.cpp refuses those from 2000 on. A string that does not end meets the
-    token limit of the request. Hosted servers take few bounds or none: they are asked with the bare schema.
+    Lengths are checked in the reply, since grammar compilers take too long for them. With 100,000 tokens, xgrammar
+    needs 9 s for one string with `maxLength` (else 0.1 s), outlines 78 s for a list of up to 200 objects (else 0.5 s),
+    and llama.cpp refuses what repeats 2000 times. What does not end meets the token limit of the request. Hosted
+    servers take few bounds or none: they are asked with the bare schema.
     """
     return _without(schema(answer), _BOUNDS if bare else _COSTLY)
 
@@ -71,7 +73,7 @@ def _without(node: Any, keys: tuple[str, ...]) -> Any:
     for key, value in node.items():
         if key == "properties":  # keys here are names of fields
             out[key] = {name: _without(field, keys) for name, field in value.items()}
-        elif key not in keys:
+        elif key not in keys and not (key == "maxItems" and value > ITEMS_MAX):
             out[key] = _without(value, keys)
     return out
 

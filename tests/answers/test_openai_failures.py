@@ -389,7 +389,7 @@ def test_retries_are_told_without_flooding(caplog):
         (404, "The model `x` does not exist.", Verdict.FATAL),
         (404, 'model "x" not found, try pulling it first', Verdict.FATAL),
         (400, "Server is pinned to model 'a', got 'b': it is pinned to a", Verdict.FATAL),
-        (400, "this model does not support images", Verdict.REFUSED),
+        (400, "this model does not support images", Verdict.FATAL),
         (404, "Not Found", Verdict.REFUSED),
         (302, "moved", Verdict.REFUSED),
     ],

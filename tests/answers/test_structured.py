@@ -61,6 +61,13 @@ def test_empty_texts_of_a_list_are_no_reason_to_ask_again():
     assert read('{"rephrasings": ["take it", 3]}', Rephrasings)[0] is None
 
 
+def test_servers_are_told_of_short_lists_only():
+    assert "maxItems" not in wire_schema(Segments)["properties"]["subtasks"]
+    answer = wire_schema(BboxQA)["properties"]["answer"]
+    detections = answer["properties"]["detections"]
+    assert detections["minItems"] == 1 and detections["items"]["properties"]["bbox"]["maxItems"] == 4
+
+
 def test_fields_named_like_keywords_stay():
     class Odd(questions.Answer):
         title: str

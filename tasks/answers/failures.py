@@ -31,7 +31,7 @@ def _words(*patterns: str) -> re.Pattern[str]:
 
 # In the words of vLLM, SGLang, llama.cpp, transformers, TGI, Ollama, LM Studio and the hosted ones.
 _OVERFLOW = _words(
-    r"context.{0,40}(length|size|window|exceed|overflow)",
+    r"context.{0,40}(?<![a-z])(length|size|window|exceed|overflow)",
     r"(exceed|longer than|reduce).{0,60}(context|max\w* model len|maximum allowed length)",
     r"max_model_len|too many (input |prompt )?tokens|prompt is too long|request too large",
     r"max_new_tokens.{0,3} must be <= \d+\. given|inputs. must have less than \d+ tokens|max_tokens must be at least 1",

@@ -56,6 +56,16 @@ REFUSED = [
     (422, "Unexpected fields in the request: {'mm_processor_kwargs'}"),
     (400, "chat_template is not supported for Mistral tokenizers."),
 ]
+FORMAT = [
+    (400, "Invalid schema for response_format 'A': In context=('properties', 'a'), 'minLength' is not permitted."),
+    (400, "Failed to initialize samplers: failed to parse grammar"),
+    (400, "'response_format.type' must be 'json_schema' or 'text'"),
+    (400, "The provided JSON schema contains features not supported by xgrammar."),
+    (
+        400,
+        "Invalid JSON payload received. Unknown name \"x\" at 'generation_config.response_schema': Cannot find field.",
+    ),
+]
 PASSING = [
     (503, "Loading model"),
     (500, "model runner has unexpectedly stopped, this may be due to resource limitations"),
@@ -82,6 +92,11 @@ def test_what_no_request_can_change_ends_the_run_with_a_remedy(status, message, 
 @pytest.mark.parametrize(("status", "message"), REFUSED)
 def test_other_refusals_are_of_this_request_alone(status, message):
     assert judge(CallError(status, message)) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize(("status", "message"), FORMAT)
+def test_a_refused_format_is_told_from_all_else(status, message):
+    assert judge(CallError(status, message)) is Verdict.FORMAT
 
 
 @pytest.mark.parametrize(("status", "message"), PASSING)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STOPPED = "interrupted; run the same command to go on, files that arrived are not sent again"
 DELETED_SHOWN = 10
-MEGABYTE = 1e6
+UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def publish(
@@ -121,14 +121,14 @@ def show_plan(plan: UploadPlan, console: Console) -> None:
     state = "exists" if target.exists else "would be made"
     reach = "private" if target.private else "public"
     console.print(f"[bold]{target.repo_id}[/]  {target.url}  ({state}, {reach})", highlight=False, soft_wrap=True)
-    table = Table("file", "MB", box=None, header_style="bold")
+    table = Table("file", "size", box=None, header_style="bold")
     table.columns[1].justify = "right"
     for file in plan.files:
-        table.add_row(file.path, f"{file.size / MEGABYTE:.2f}")
+        table.add_row(file.path, size_text(file.size))
     if plan.card is not None:
-        table.add_row("README.md (the card, below)", f"{len(plan.card.encode()) / MEGABYTE:.2f}")
+        table.add_row("README.md (the card, below)", size_text(len(plan.card.encode())))
     table.add_section()
-    table.add_row(f"{plan.count} files", f"{plan.bytes / MEGABYTE:.2f}")
+    table.add_row(f"{plan.count} files", size_text(plan.bytes))
     console.print(table)
     for path in plan.deleted[:DELETED_SHOWN]:
         console.print(f"removed there: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -147,17 +147,25 @@ def show_plan(plan: UploadPlan, console: Console) -> None:
 
 def show_published(published: Published, console: Console) -> None:
     """What a publish did."""
-    size = f"{published.bytes / MEGABYTE:.1f} MB"
     removed = f", {published.deleted} stale files removed" if published.deleted else ""
     tag = f", tag {published.tag}" if published.tag else ""
     console.print(
         f"published {published.url} ({'private' if published.private else 'public'}): "
-        f"{published.files} files, {size}{removed}; commit {published.commit[:12]}{tag}",
+        f"{published.files} files, {size_text(published.bytes)}{removed}; commit {published.commit[:12]}{tag}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
     _show_warnings(published.warnings, console)
+
+
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    for unit in UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {UNITS[-1]}"
 
 
 def _show_warnings(warnings: tuple[str, ...], console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -243,3 +244,39 @@ def test_a_job_can_be_cancelled(published: HubDouble) -> None:
     assert launcher.stage("job0") == "CANCELED"
     with pytest.raises(JobError, match="job99"):
         launcher.cancel("job99")
+
+
+def annotate(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own."""
+    env = {**os.environ, "HF_HOME": str(home), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "flows.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPO, env=env, check=False)
+
+
+def test_the_command_line_sends_what_was_typed(published: HubDouble, tmp_path: Path) -> None:
+    def work(job: Job) -> None:
+        job.say("hello from there")
+        job.end("COMPLETED")
+
+    published.on_job = work
+    words = ["--repo_id", NAME, "--push_commit_message", "it's $(done)", "--strict", "--job.target=h200"]
+    done = annotate("run", "--engine=inline", *words, home=tmp_path)
+    assert done.returncode == DONE, done.stderr
+    assert "hello from there" in done.stderr
+    command = published.jobs["job0"].spec["command"][2].splitlines()[-1]
+    assert shlex.split(command)[1:] == [
+        "annotate",
+        "run",
+        "--engine=inline",
+        "--push_commit_message=it's $(done)",
+        "--strict=true",
+        f"--repo_id={NAME}",
+        "--job.target=local",
+    ]
+
+
+def test_the_command_line_refuses_a_settings_file_for_a_remote_job(published: HubDouble, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("seed: 3\n")
+    words = [f"--config={tmp_path}/my.yaml", f"--repo_id={NAME}", "--job.target=h200"]
+    done = annotate("run", *words, home=tmp_path)
+    assert done.returncode == 2 and "only on this machine" in done.stderr and published.jobs == {}

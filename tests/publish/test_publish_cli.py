@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flows.inline import annotate_inline
-from flows.publish_cli import check_before_run, publish
-from tasks.errors import SettingsError
+from flows.publish_cli import check_before_run, publish, size_text
+from tasks.errors import PublishError, SettingsError
 from tasks.settings import AnnotateSettings
 from tests.hub_double import TOKEN, USER, HubDouble, Repo
 
@@ -94,3 +95,27 @@ def test_a_run_that_could_not_publish_does_not_begin(hub: HubDouble) -> None:
     with pytest.raises(SettingsError, match="bob"):
         check_before_run(AnnotateSettings(repo_id="a/b", new_repo_id="bob/x", push_to_hub=True))
     assert hub.writes == []
+
+
+def test_sizes_for_people() -> None:
+    sizes = [size_text(n) for n in (0, 999, 1000, 1_234_567, 9.9e12, 4.2e15)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "1.2 MB", "9.9 TB", "4200.0 TB"]
+
+
+def test_a_run_whose_upload_fails_says_how_to_finish(hub: HubDouble, dataset_copy: Path) -> None:
+    hub.refuse = lambda call: (503, "maintenance") if "/commit/" in call.path else None
+    with pytest.raises(
+        PublishError, match=rf"only the upload is missing: annotate publish --root=\S+ --repo_id={NAME}"
+    ):
+        annotate_inline(AnnotateSettings(root=dataset_copy, push_to_hub=True, repo_id=NAME))
+    hub.refuse = lambda call: None
+    assert annotate_publish(f"--root={dataset_copy}", f"--repo_id={NAME}").exit_code == 0
+
+
+def test_the_card_of_a_downloaded_dataset_names_its_source(hub: HubDouble, dataset_copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "home/datasets/lab/source"
+    folder.parent.mkdir(parents=True)
+    shutil.copytree(dataset_copy, folder)
+    folder.with_name("source.download.json").write_text(json.dumps({"repo_id": "lab/source", "revision": None}))
+    annotate_inline(AnnotateSettings(repo_id="lab/source", push_to_hub=True, new_repo_id=NAME))
+    assert f"made from [lab/source]({hub.url}/datasets/lab/source)" in hub.repos[NAME].files["README.md"].decode()

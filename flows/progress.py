@@ -120,7 +120,7 @@ class PlainView(Tally):
             self.said = time.monotonic()
             line = f"[annotate] {report.phase}: {c['ended']}/{self.episodes} episodes, {c['cached']} cached, "
             line += f"{c['failed']} failed, {c['requests']} requests{_in_words(self.slots())}"
-            self.console.print(line, highlight=False, markup=False)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _in_words(slots: Sequence[Slots]) -> str:

@@ -56,7 +56,8 @@ def smaller(pictures: Sequence[Picture], scale: bool = True) -> tuple[Picture, .
     """About half the pictures and half the pixels, for a server that found them too much. None: no more to spare."""
     kept = tuple(pictures)
     if scale and kept and round(min(_scale(p) for p in kept) * SHRINK, 3) >= SCALE_MIN:
-        less = _all_made([chunk for group in _groups(kept) for chunk in _pairs(group)], SHRINK)
+        chunks = [chunk for group in _groups(kept) for chunk in _pairs(group)]
+        less = _all_made(chunks if len(chunks) < len(kept) else _pairs(kept), SHRINK)
         if less is not None:
             return less
     return _thinned(kept, (len(kept) + 1) // 2) if len(kept) > 2 else None
@@ -99,9 +100,8 @@ def _chunks(pictures: Group, count: int) -> list[Group]:
 
 def _pairs(group: Group) -> list[Group]:
     """Neighbours by twos; those that are several pictures already stay alone."""
-    if 2 * max(_pages(p) for p in group) > PAGES_MAX:
-        return [(p,) for p in group]
-    return _chunks(group, (len(group) + 1) // 2)
+    chunks = _chunks(group, (len(group) + 1) // 2)
+    return chunks if max(sum(_pages(p) for p in c) for c in chunks) <= PAGES_MAX else [(p,) for p in group]
 
 
 def _pages_max(pictures: Group, max_pixels: int | None) -> int:

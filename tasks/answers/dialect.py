@@ -24,7 +24,7 @@ THINKING_OFF: Mapping[str, object] = {"enable_thinking": False}
 # Fields that a request can do without, and how a refusal names them. Tokenizers of Mistral take no template at all.
 _OPTIONAL = {
     "chat_template_kwargs": re.compile(r"chat_template|enable_thinking", re.IGNORECASE),
-    "mm_processor_kwargs": re.compile(r"mm_processor|do_sample_frames", re.IGNORECASE),
+    "mm_processor_kwargs": re.compile(r"mm_processor|do_sample_frames|bad_alloc", re.IGNORECASE),
     "reasoning_effort": re.compile(r"reasoning[_ .]effort", re.IGNORECASE),
     "temperature": re.compile(r"temperature", re.IGNORECASE),
 }
@@ -38,6 +38,14 @@ _SCHEMA = re.compile(  # the schema is at fault, not the wish for one
 _TOKENS_MAX = re.compile(
     r"(?:at most|less than or equal to|no more than|up to|maximum of|>|<=|is \[\d+,)\W{0,3}(\d{2,7})\b", re.IGNORECASE
 )
+_IMAGES_MAX = re.compile(
+    r"(?:at most|up to|no more than|maximum of|limit of) (\d+) images?\b|image=(\d+)\b", re.IGNORECASE
+)
+
+
+def names_optional(message: str) -> bool:
+    """Whether a refusal names a field that a request can do without."""
+    return any(names.search(message) for names in _OPTIONAL.values())
 
 
 class Dialect:
@@ -53,6 +61,7 @@ class Dialect:
         self._refused: frozenset[str] = frozenset()
         self.tokens_field = "max_tokens"
         self.tokens_max: int | None = None  # of one reply
+        self.images_max: int | None = None  # of one request
         self.bare_schema = False  # schemas without bounds
 
     # ------------------------------------------------------------------ response formats
@@ -100,7 +109,8 @@ class Dialect:
             named = [f for f, names in _OPTIONAL.items() if f in body and names.search(message)]
             for field in named:
                 self._drop(field, body[field])
-            return bool(named) or self._adapt_tokens(message, body) or self._adapt_schema(message, body)
+            adapts = (self._adapt_images, self._adapt_tokens, self._adapt_schema)
+            return bool(named) or any(adapt(message, body) for adapt in adapts)
 
     def _drop(self, field: str, value: object) -> None:
         if field in self._refused:
@@ -109,6 +119,18 @@ class Dialect:
         ours = value == THINKING_OFF or field == "mm_processor_kwargs"
         level = logging.INFO if ours else logging.WARNING  # what the user asked for is not dropped in silence
         log.log(level, "%s takes no %s: going on without %s", self._name, field, value)
+
+    def _adapt_images(self, message: str, body: Mapping[str, Any]) -> bool:
+        """Some servers count pictures."""
+        limit = _IMAGES_MAX.search(message)
+        images_max = int(limit[1] or limit[2]) if limit else 0
+        parts = (part for said in body["messages"] if isinstance(said["content"], list) for part in said["content"])
+        if not 0 < images_max < sum(part["type"] == "image_url" for part in parts):
+            return False
+        if self.images_max is None or images_max < self.images_max:
+            self.images_max = images_max
+            log.warning("%s takes at most %d pictures in a request: --vlm.max_images", self._name, images_max)
+        return True
 
     def _adapt_tokens(self, message: str, body: Mapping[str, Any]) -> bool:
         """Newer models want another field, and most have a limit."""

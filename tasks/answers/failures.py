@@ -10,6 +10,7 @@ import threading
 import time
 
 from tasks.answers.client import CallError
+from tasks.answers.dialect import names_optional
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 
@@ -35,8 +36,9 @@ _OVERFLOW = _words(
     r"(exceed|longer than|reduce).{0,60}(context|max\w* model len|maximum allowed length)",
     r"max_model_len|too many (input |prompt )?tokens|prompt is too long|request too large",
     r"max_new_tokens.{0,3} must be <= \d+\. given|inputs. must have less than \d+ tokens|max_tokens must be at least 1",
-    r"at most \d+ image|too many images|limit.mm.per.prompt",
+    r"too many images",
 )
+_COUNTED = _words(r"at most \d+ image", r"limit.mm.per.prompt")  # the number of pictures is learned
 _REPLY_LIMIT = _words(  # of one reply, whatever was asked
     r"max_(completion_|new_)?tokens\W{0,3}(is too large|must be less than|value|: \d+ >)"
 )
@@ -83,7 +85,7 @@ class Verdict(enum.Enum):
     RETRY = "retry"  # the same again, later
     SHRINK = "shrink"  # fewer pictures
     FORMAT = "format"  # another response_format
-    REFUSED = "refused"  # this request is not taken, whatever the reason
+    REFUSED = "refused"  # this request is not taken as it is
     FATAL = "fatal"  # no request will ever be taken
 
 
@@ -94,7 +96,7 @@ def judge(error: CallError) -> Verdict:
         return Verdict.RETRY
     if _end_of(error) is not None:
         return Verdict.FATAL
-    if status in (400, 422) and _REPLY_LIMIT.search(message) and "context length" not in message:
+    if status in (400, 422, 500) and _names_what_to_change(message):
         return Verdict.REFUSED
     if status == 413 or (status in (400, 422, 429, 500) and _OVERFLOW.search(message)):
         return Verdict.SHRINK
@@ -103,6 +105,13 @@ def judge(error: CallError) -> Verdict:
     if status in _RETRIED or (status >= 500 and status != 501):
         return Verdict.RETRY
     return Verdict.REFUSED
+
+
+def _names_what_to_change(message: str) -> bool:
+    """A field to leave out, or a limit to keep."""
+    if names_optional(message) or _COUNTED.search(message):
+        return True
+    return bool(_REPLY_LIMIT.search(message)) and "context length" not in message
 
 
 def is_wrong_model(error: CallError) -> bool:

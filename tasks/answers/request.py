@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.answers import messages, structured
+from tasks.answers import budget, messages, structured
 from tasks.answers.dialect import THINKING_OFF, Dialect
 from tasks.answers.question import Clip, Picture
 from tasks.settings import VlmSettings
@@ -29,7 +29,8 @@ class Ask:
 
 def build(ask: Ask, answer: type[BaseModel], rung: int, settings: VlmSettings, dialect: Dialect) -> dict[str, Any]:
     """The JSON body of a request."""
-    said = messages.user_message(ask.text, ask.pictures, ask.clips, settings.video_as)
+    pictures = budget.fit(ask.pictures, dialect.images_max, None)  # one picture, as phase vqa sends, stays as it is
+    said = messages.user_message(ask.text, pictures, ask.clips, settings.video_as)
     body: dict[str, Any] = {
         "model": settings.model_id,
         "messages": [said, *ask.correction],

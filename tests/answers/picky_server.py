@@ -62,6 +62,19 @@ def short_replies(body: dict[str, Any]) -> tuple[int, Any] | None:
     return None
 
 
+def few_pictures(body: dict[str, Any]) -> tuple[int, Any] | None:
+    """A server that counts pictures, in the words of vLLM."""
+    content = body["messages"][0]["content"]
+    if sum(p["type"] == "image_url" for p in content) > 2:
+        return 400, {"error": {"message": "At most 2 image(s) may be provided in one prompt.", "code": 400}}
+    return None
+
+
+def out_of_memory(body: dict[str, Any]) -> tuple[int, Any] | None:
+    """A server that cannot stand sampling arguments."""
+    return (500, {"error": {"message": "std::bad_alloc"}}) if "mm_processor_kwargs" in body else None
+
+
 class PickyServer:
     """Answers `reply` to what it takes; keeps all bodies."""
 

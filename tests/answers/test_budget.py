@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.answers import budget
@@ -88,6 +91,23 @@ def test_pictures_that_must_stay_as_they_are_are_thinned_and_keep_their_captions
     assert len(budget.fit(pictures, 1, None, scale=False)) == 1
 
 
+TINY = [flat(i, size=(16, 12)) for i in range(12)]
+
+
+@given(st.lists(st.sampled_from(["", "", "left", "right"]), min_size=1, max_size=12), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_any_pictures_fit_any_limit_and_keep_what_is_said_about_them(captions, limit):
+    pictures = tuple(replace(TINY[i], caption=c) for i, c in enumerate(captions))
+    fitted = budget.fit(pictures, limit, None)
+    assert 1 <= len(fitted) <= limit
+    assert sum(p.pages if isinstance(p, budget.Reduced) else 1 for p in fitted) == min(len(pictures), 4 * limit)
+    told = " ".join(p.caption for p in fitted)
+    if len(pictures) <= 4 * limit:
+        assert sum(told.count(word) for word in ("left", "right")) == sum(c != "" for c in captions)
+    bare = budget.fit(pictures, limit, 100, scale=False)
+    assert {p.jpeg for p in bare} <= {p.jpeg for p in pictures} and len(bare) == min(limit, len(pictures))
+
+
 def test_large_pictures_are_scaled_once():
     large = flat(0, "c", (400, 300))
     fitted = budget.fit((large, flat(1)), None, 10_000)
@@ -125,9 +145,13 @@ def test_one_picture_is_only_scaled_and_then_given_up():
     assert budget.smaller(()) is None
 
 
-def test_captions_are_no_border_for_smaller_to_cross():
+def test_pictures_of_one_caption_are_put_together_before_those_of_several():
     less = budget.smaller((flat(0, "before"), flat(1, "now"), flat(2)))
     assert [(p.caption, seen(p)) for p in less] == [("before", ["red"]), ("now", ["lime", "blue"])]
+    (least,) = budget.smaller(less)
+    assert seen(least) == ["red", "lime", "blue"]
+    assert least.caption == "2 parts in one picture, from top to bottom: part 1: before; part 2: now"
+    assert budget.smaller((least,)) is None
 
 
 def test_without_scaling_smaller_keeps_fewer():

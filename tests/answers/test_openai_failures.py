@@ -380,7 +380,7 @@ def test_retries_are_told_without_flooding(caplog):
         (400, "This model's maximum context length is 8192 tokens.", Verdict.SHRINK),
         (400, "The decoder prompt (length 9000) is longer than the maximum model length of 8192.", Verdict.SHRINK),
         (400, "the request exceeds the available context size", Verdict.SHRINK),
-        (400, "At most 8 image(s) may be provided in one prompt.", Verdict.SHRINK),
+        (400, "At most 8 image(s) may be provided in one prompt.", Verdict.REFUSED),
         (400, "Prompt is too long (context_length_exceeded)", Verdict.SHRINK),
         (413, "(no message)", Verdict.SHRINK),
         (422, "Unexpected fields in the request: {'response_format'}", Verdict.FORMAT),

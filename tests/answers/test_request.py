@@ -16,7 +16,18 @@ from tasks.answers.structured import OFF, wire_schema
 from tasks.questions import Count, Memory
 from tasks.settings import VlmSettings
 from tests.answers.conftest import count, memory, picture
-from tests.answers.picky_server import PickyServer, Refusal, hosted, mistral, pydantic, short_replies, transformers
+from tests.answers.picky_server import (
+    PickyServer,
+    Refusal,
+    few_pictures,
+    hosted,
+    mistral,
+    out_of_memory,
+    pydantic,
+    short_replies,
+    transformers,
+)
+from tests.answers.test_budget import flat
 
 REPLY = {"memory": "I took the cup."}
 NO_THINKING = {"enable_thinking": False}
@@ -113,8 +124,20 @@ def test_a_refused_schema_is_sent_bare_and_not_given_up(connect):
     }
 
 
-def test_clips_are_asked_about_without_a_refused_field(connect, clip):
-    with PickyServer(transformers("mm_processor_kwargs"), REPLY) as server:
+def test_a_number_of_pictures_is_kept_once_known(connect):
+    with PickyServer(few_pictures, REPLY) as server:
+        answerer = connect(server.api_base)
+        shown = [flat(i) for i in range(7)]
+        assert answerer.answer([memory("x", *shown)])[0].usage.requests == 2
+        assert answerer.answer([memory("y", *shown)])[0].usage.requests == 1
+        assert answerer.answer([memory("z", shown[0])])[0].usage.requests == 1
+    counts = [sum(p["type"] == "image_url" for p in b["messages"][0]["content"]) for b in server.bodies]
+    assert counts == [7, 2, 2, 1]
+
+
+@pytest.mark.parametrize("refuse", [transformers("mm_processor_kwargs"), out_of_memory])
+def test_clips_are_asked_about_without_a_refused_field(connect, clip, refuse):
+    with PickyServer(refuse, REPLY) as server:
         answerer = connect(server.api_base)
         assert answerer.answer([memory(clips=(clip,))])[0].usage.requests == 2
         assert answerer.answer([memory(clips=(clip,))])[0].usage.requests == 1

@@ -167,8 +167,17 @@ def script(words: Sequence[str], ref: str, backend: str) -> list[str]:
 
 
 def requirement(ref: str, extra: str) -> str:
-    """What pip is told: CUEBOOK_JOB_PACKAGE, else the repository that our package names, else its name alone."""
-    given = os.environ.get(PACKAGE_ENV) or _repository() or f"{PACKAGE}[{extra}]"
+    """What pip is told: CUEBOOK_JOB_PACKAGE, else the repository that our package names.
+
+    Never a bare name by itself: whoever owns that name on an index would get the user's token.
+    """
+    given = os.environ.get(PACKAGE_ENV) or _repository()
+    if given is None:
+        raise SettingsError(
+            "want to know where the machine gets this package",
+            f"no {PACKAGE_ENV}, and no repository in the package's own metadata",
+            f"export {PACKAGE_ENV}=git+https://HOST/OWNER/{PACKAGE} (your copy), or a requirement that you trust",
+        )
     if PASSWORD.search(given):
         raise SettingsError(f"want {PACKAGE_ENV} without a password", "one in the address", "use a public address")
     where = given.rpartition(" @ ")[2].strip()

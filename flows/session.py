@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Settings that meta/cuebook.json does not repeat: it is published, and these tell of keys, machines and folders only.
+PRIVATE = {
+    "root": True, "output": True, "staging_dir": True, "job": True,
+    "vlm": {"api_key", "api_base", "serve_command", "replay_path", "record_path"},
+}  # fmt: skip
 LOADING = ("transformers", "vllm")  # backends that load a model, which takes minutes
 RUNS_KEPT = 50  # entries of meta/cuebook.json
 MANIFEST_NAME = "dataset.json"
@@ -278,7 +283,7 @@ class Session:
             "code": {p: MODULES[p].CODE_VERSION for p in settings.phases},
             "prompts": {n: prompts.digest(n) for n in names},
             "seed": settings.seed,
-            "settings": settings.model_dump(mode="json", exclude={"vlm": {"api_key"}, "root": True, "output": True}),
+            "settings": settings.model_dump(mode="json", exclude=PRIVATE),
             "phases": phase_counts(summary.reports),
             "rows": sum(r.rows for r in summary.reports if r.status != "failed"),
             "asked": sum(r.asked for r in summary.reports),

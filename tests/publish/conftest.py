@@ -11,6 +11,12 @@ import pytest
 from tests.hub_double import TOKEN, HubDouble, running_hub
 
 
+@pytest.fixture(autouse=True)
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a rented machine would get this package; nothing is installed from there."""
+    monkeypatch.setenv("CUEBOOK_JOB_PACKAGE", "cuebook[annotate]")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     """The server; this process is logged in there and nowhere else."""

@@ -144,6 +144,13 @@ def test_where_the_machine_gets_the_package(given: str, ref: str, wanted: str, m
     assert git == given.replace("cuebook @ ", "").startswith("git+")
 
 
+def test_a_bare_name_is_never_chosen_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PACKAGE_ENV, raising=False)
+    monkeypatch.setattr("flows.job_command._repository", lambda: None)
+    with pytest.raises(SettingsError, match=PACKAGE_ENV):
+        requirement("main", "annotate")
+
+
 def test_a_password_in_the_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PACKAGE_ENV, "git+https://user:secret@host.org/x/cuebook")
     with pytest.raises(SettingsError) as caught:

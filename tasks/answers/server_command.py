@@ -109,7 +109,6 @@ def assign_gpus(settings: VlmSettings, gpus: Sequence[str]) -> list[str | None]:
     if each == 0:
         return [None] * count
     if not gpus and settings.serve_command is not None:
-        log.info("no GPU is visible: the servers are started without any")
         return [None] * count
     if len(gpus) < count * each:
         raise SettingsError(

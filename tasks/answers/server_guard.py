@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+INTERRUPTS = 3  # within the time to end
 LEFTOVER_S = 2.0  # for descendants to end by themselves once the server has
 KILL_S = 10.0  # then even a killed process is not waited for: the kernel holds it in a driver
 POLL_S = 0.02
@@ -77,9 +78,10 @@ class Family:
 
     def end(self, stop_s: float) -> None:
         """SIGINT and time to end in order, then SIGKILL for all who are left."""
-        if self.code is None:
-            self._signal_group(signal.SIGINT)
-            self._wait(stop_s, lambda: self.code is not None)
+        for _ in range(INTERRUPTS):  # as a person would: servers that wait for something then stop waiting
+            if self.code is None:
+                self._signal_group(signal.SIGINT)
+                self._wait(stop_s / INTERRUPTS, lambda: self.code is not None)
         self._wait(LEFTOVER_S if self.code is not None else 0.0, lambda: False)
         deadline = time.monotonic() + KILL_S
         while self.reap() and time.monotonic() < deadline:

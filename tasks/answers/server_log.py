@@ -75,6 +75,7 @@ class LinePump:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._second, self._shown, self._hidden = 0, 0, 0
         self._progress_due = 0.0
+        self.hushed = False  # it was told to end: how it does so is only worth a line in the file
         self._thread = threading.Thread(target=self._run, name=f"log of {name}", daemon=True)
         self._thread.start()
 
@@ -124,7 +125,7 @@ class LinePump:
         return True
 
     def _show(self, text: str) -> None:
-        if _REQUEST.search(text):
+        if self.hushed or _REQUEST.search(text):
             log.debug("%s: %s", self._name, text)
             return
         second = int(time.monotonic())

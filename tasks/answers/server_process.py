@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from tasks.answers.server_log import LinePump, LogFile
 from tasks.errors import AnswererError
+
+log = logging.getLogger(__name__)
 
 STOP_S = 15.0  # between SIGINT and SIGKILL
 GUARD_S = 15.0  # more, for the guard to be done
@@ -109,10 +112,12 @@ class ServerProcess:
     def let_go(self) -> None:
         """Have it ended: SIGINT to its group now, SIGKILL to whoever is left after `STOP_S`. Returns at once."""
         assert self._guard.stdin is not None
+        self._pump.hushed = True
         self._guard.stdin.close()
 
     def stop(self) -> None:
         """End it and wait until nobody is left. Idempotent."""
+        ran = not self.ended.is_set()
         self.let_go()
         try:
             self._guard.wait(STOP_S + GUARD_S)
@@ -120,3 +125,5 @@ class ServerProcess:
             self._guard.kill()
             self._guard.wait()
         self._pump.join(PUMP_S)
+        if ran and self.ended.wait(PUMP_S) and self.returncode == -signal.SIGKILL:
+            log.warning("%s did not end within %g s after SIGINT and was killed", self.name, STOP_S)

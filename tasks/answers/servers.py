@@ -119,7 +119,10 @@ class Fleet:
     def _launch(self) -> None:
         """Start all servers at once: they load beside each other."""
         commands = [server_command.command(self._settings, port) for port in self._ports]
-        gpus = server_command.assign_gpus(self._settings, server_command.visible_gpus())
+        visible = server_command.visible_gpus()
+        gpus = server_command.assign_gpus(self._settings, visible)
+        if not visible and self._settings.gpus_per_server:
+            log.info("no GPU is visible: the servers are started as they are")
         for port in self._ports:
             if server_command.port_is_taken(port):
                 raise self._taken(port, "no model server")

@@ -442,7 +442,7 @@ def main() -> None:
     with server, contextlib.suppress(KeyboardInterrupt):
         print(f"{server.api_base} model {server.model}", flush=True)
         while True:
-            time.sleep(3600)
+            time.sleep(0.2)  # a signal that another thread received does not end a long sleep
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def wait_gone(*pids: int) -> bool:
 @pytest.fixture
 def run(monkeypatch):
     """Starts Python programs as servers and ends them after the test."""
-    monkeypatch.setattr(server_process, "STOP_S", 1.0)
+    monkeypatch.setattr(server_process, "STOP_S", 6.0)
     made: list[ServerProcess] = []
 
     def start(program: str, *arguments: object, file: LogFile | None = None, **env: str) -> ServerProcess:
@@ -184,6 +184,35 @@ except KeyboardInterrupt:
     process.stop()
 
 
+def test_a_server_that_wants_to_be_told_twice_is_told_again(run):
+    program = """
+import time
+for _ in range(2):
+    try:
+        print("up")
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("waiting for connections to close")
+raise SystemExit(4)
+"""
+    process = run(program)
+    while "up" not in process.last_lines():
+        time.sleep(0.02)
+    process.stop()
+    assert process.returncode == 4
+
+
+def test_how_it_ends_when_told_to_is_not_shown_but_kept(run, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    file = LogFile(tmp_path / "server-0.log")
+    process = run("import time; print('up'); time.sleep(600)", file=file)
+    while "up" not in process.last_lines():
+        time.sleep(0.02)
+    process.stop()
+    assert said(caplog) == ["server-0: up"]
+    assert "KeyboardInterrupt" in file.path.read_text()
+
+
 def test_sigint_has_its_meaning_even_where_the_run_ignores_it(run):
     """As in the background of a shell script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -214,12 +243,13 @@ def start_bad(tmp_path: Path, *arguments: str) -> tuple[ServerProcess, list[int]
 
 @linux
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_stop_leaves_nobody_behind(tmp_path, monkeypatch, deaf):
+def test_a_stop_leaves_nobody_behind(tmp_path, monkeypatch, caplog, deaf):
     monkeypatch.setattr(server_process, "STOP_S", 1.0)
     process, pids = start_bad(tmp_path, *(["--deaf"] if deaf else []))
     process.stop()
     assert not any(is_alive(p) for p in pids)
     assert process.returncode == (-signal.SIGKILL if deaf else 0)
+    assert ("was killed" in caplog.text) == deaf
 
 
 @linux

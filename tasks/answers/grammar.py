@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -15,27 +14,13 @@ if TYPE_CHECKING:
     import torch
     import xgrammar
 
-NUMBER_MAX = 1e6  # a decoder may write digits for ever into a number without bounds
+TOKENS_FOR_LENGTHS_MAX = 20_000  # up to this vocabulary a grammar that counts characters is compiled in a moment
 
 
-@lru_cache(maxsize=64)
-def bounded_schema(answer: type[BaseModel]) -> dict[str, Any]:
-    """The answer's schema for a decoder: every number bounded, every field written, no other fields."""
-    return _bounded(structured.schema(answer))
-
-
-def _bounded(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_bounded(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    out = {key: value if key in ("const", "enum", "default") else _bounded(value) for key, value in node.items()}
-    if node.get("type") in ("number", "integer"):
-        largest = int(NUMBER_MAX) if node["type"] == "integer" else NUMBER_MAX
-        out = {"minimum": -largest, "maximum": largest, **out}
-    if node.get("type") == "object" and "properties" in node:
-        out |= {"required": list(node["properties"]), "additionalProperties": False}
-    return out
+def decoder_schema(answer: type[BaseModel], vocabulary: int) -> dict[str, Any]:
+    """What a decoder is held to: lengths of strings too, where counting them does not take seconds to compile."""
+    small = vocabulary <= TOKENS_FOR_LENGTHS_MAX
+    return structured.schema(answer) if small else structured.wire_schema(answer)
 
 
 class Grammars:
@@ -55,7 +40,7 @@ class Grammars:
 
     def _of(self, answer: type[BaseModel]) -> xgrammar.CompiledGrammar:
         if answer not in self._compiled:
-            schema = json.dumps(bounded_schema(answer))
+            schema = json.dumps(decoder_schema(answer, self._vocabulary))
             self._compiled[answer] = self._compiler.compile_json_schema(schema, any_whitespace=False)
         return self._compiled[answer]
 

@@ -16,7 +16,7 @@ from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)
 
-SHRINKS_MAX = 3
+SHRINKS_MAX = 4
 PREVIEW_CHARS_MAX = 200
 
 

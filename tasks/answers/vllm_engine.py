@@ -9,11 +9,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.answers import messages
+from tasks.answers import messages, structured
 from tasks.answers.client import CallError, Completion
 from tasks.answers.engine import INSTALL, Prompt, TooBig, disable_cudnn_if_asked, is_constrained, template_kwargs, told
 from tasks.answers.failures import Verdict, judge
-from tasks.answers.grammar import bounded_schema
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 
@@ -101,7 +100,7 @@ class VllmEngine:
         """The schema in the words of this version of the library."""
         from vllm import sampling_params
 
-        schema = bounded_schema(prompt.answer)
+        schema = structured.wire_schema(prompt.answer)
         for field, name in (
             ("structured_outputs", "StructuredOutputsParams"),
             ("guided_decoding", "GuidedDecodingParams"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PICTURE_COLUMNS = 110
 # A model takes minutes to load: silence would look like a hang.
-SPOKEN = ("tasks.answers.servers", "tasks.answers.server_log")
+SPOKEN = tuple(f"tasks.answers.{name}" for name in ("servers", "server_log", "server_process", "endpoint"))
 EXIT_CODES = """Exit codes: 0 done; 1 failed, nothing written (or written but not uploaded, which is then said); 2 wrong
 flag or setting; 3 done with failures (what could be annotated is written, what was left out is named); 130 interrupted,
 the next run goes on from there."""

@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 4.0  # below the 5 s after which common servers hang up on an idle connection
 RESPONSE_BYTES_MAX = 8 * 2**20
 MESSAGE_CHARS_MAX = 300
+REFUSED = 400
 ENV_PREFIX = "env:"  # keeps a key out of settings files and of the run parameters that Prefect stores
 
 
@@ -156,7 +157,10 @@ class ChatClient:
             raw = _read(response, deadline)
         if response.status_code != 200:
             raise CallError(response.status_code, _server_message(raw), _retry_after_s(response.headers))
-        return _json(raw)
+        reply = _json(raw)
+        if isinstance(reply, dict) and reply.get("error") and not reply.get("choices"):
+            raise CallError(REFUSED, _server_message(raw))  # some servers call their refusals a success
+        return reply
 
 
 @dataclass

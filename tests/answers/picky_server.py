@@ -70,6 +70,13 @@ def few_pictures(body: dict[str, Any]) -> tuple[int, Any] | None:
     return None
 
 
+def lm_studio(body: dict[str, Any]) -> tuple[int, Any] | None:
+    """A refusal that is called a success."""
+    if "chat_template_kwargs" in body:
+        return 200, {"error": "Unrecognized key(s) in object: 'chat_template_kwargs'"}
+    return None
+
+
 def out_of_memory(body: dict[str, Any]) -> tuple[int, Any] | None:
     """A server that cannot stand sampling arguments."""
     return (500, {"error": {"message": "std::bad_alloc"}}) if "mm_processor_kwargs" in body else None
@@ -106,7 +113,7 @@ def _handler(server: PickyServer, refuse: Refusal, reply: str) -> type[BaseHTTPR
                 200,
                 {"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": {}},
             )
-            if status == 200:
+            if "choices" in answer:
                 server.taken.append(body)
             raw = json.dumps(answer).encode()
             self.send_response(status)

@@ -21,6 +21,7 @@ from tests.answers.picky_server import (
     Refusal,
     few_pictures,
     hosted,
+    lm_studio,
     mistral,
     out_of_memory,
     pydantic,
@@ -99,6 +100,7 @@ def test_clips_are_sent_as_files_when_the_server_shares_the_disk(clip):
         (transformers("chat_template_kwargs", "temperature"), 2, {"chat_template_kwargs", "temperature"}),
         (pydantic("chat_template_kwargs", "reasoning_effort"), 2, {"chat_template_kwargs", "reasoning_effort"}),
         (mistral, 2, {"chat_template_kwargs"}),
+        (lm_studio, 2, {"chat_template_kwargs"}),
         (hosted("chat_template_kwargs", "reasoning_effort"), 3, {"chat_template_kwargs", "reasoning_effort"}),
     ],
 )

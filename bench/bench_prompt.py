@@ -64,7 +64,7 @@ def ours(root: Path) -> dict[str, float]:
 def our_prompt(dataset: Any, episode: Any) -> dict[str, float]:
     """One prompt by the phase's own means, everything made afresh."""
     from tasks.answers import messages, request
-    from tasks.answers.structured import Dialect
+    from tasks.answers.dialect import Dialect
     from tasks.dataset.frames import EpisodeFrames
     from tasks.looks import Looks, bounds, views, wanted_tiles
     from tasks.plan_questions import PlanQuestions

@@ -18,6 +18,7 @@ from rich.table import Table
 
 REPO = Path(__file__).resolve().parents[1]
 WORK = REPO / "bench" / "work"  # ignored by git; delete it to make all inputs afresh
+WIDTH = 150  # of tables in files and pipes
 REFERENCE_ENV = "CUEBOOK_REFERENCE_PYTHON"  # a Python that can import lerobot
 
 
@@ -68,4 +69,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row))
-    Console().print(table)
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else WIDTH)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.answers import budget, messages, structured
+from tasks.answers.attempt import Attempt, Step
 from tasks.answers.client import CallError, Completion
 from tasks.answers.endpoint import Endpoint, Router
 from tasks.answers.failures import Breaker, RetryLog, Verdict, fatal, judge, pause_s
@@ -25,9 +25,6 @@ from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)
 
-SHRINKS_MAX = 4
-COUNTS_PIXELS = frozenset({"vqa"})  # phases whose answers name places in a picture: it must stay as it is
-PREVIEW_CHARS_MAX = 200
 WAIT_S = 0.5  # between looks for a server, while one is being started
 MOVES_MAX = 3  # to another server after a lost connection; further ones cost a retry each
 DEATHS_MAX = 2  # servers that ended while they had the question: it may be the reason, so no third one gets it
@@ -53,17 +50,9 @@ class Exchange:
         self.future: Future[Reply] = Future()
         self._ending = threading.Lock()
         self._line = line
-        self._text = messages.prompt_text(question)
-        self._scales = question.phase not in COUNTS_PIXELS
-        self._pictures = budget.fit(
-            question.pictures, line.settings.max_images, line.settings.max_pixels, scale=self._scales
-        )
-        self._tokens_max = question.max_tokens or line.settings.max_new_tokens
-        self._correction: list[messages.Message] = []
-        self._cut = ""  # the reply that ran out of tokens, while a longer one is asked for
-        self._grown = False
+        self._attempt = Attempt(question, line.settings, question.pictures)
         self._doubtful = False  # asked without a format to see whether the format was refused
-        self._shrinks = self._retries = self._moves = self._deaths = 0
+        self._retries = self._moves = self._deaths = 0
         self._usage = Usage()
         self._endpoint: Endpoint | None = None  # asked last
         self._failed_at: Endpoint | None = None  # another one is better
@@ -126,7 +115,8 @@ class Exchange:
         return endpoint.dialect.rung(self.question.answer) if wish == "auto" else LADDER.index(wish)
 
     def _body(self, endpoint: Endpoint, rung: int) -> dict[str, Any]:
-        ask = Ask(self._text, self._pictures, self.question.clips, self._tokens_max, self._correction)
+        said = self._attempt
+        ask = Ask(said.text, said.pictures, self.question.clips, said.tokens_max, said.correction)
         return build(ask, self.question.answer, rung, endpoint.settings, endpoint.dialect)
 
     def _spend(self, began: float, completion: Completion | None = None) -> None:
@@ -138,23 +128,15 @@ class Exchange:
     # ------------------------------------------------------------------ replies
 
     def _after_reply(self, completion: Completion) -> float | None:
-        answer, problem = structured.read(completion.text, self.question.answer)
-        if answer is not None:
+        step = self._attempt.replied(completion)
+        if step.answer is not None:
             self._line.breaker.answered()
-            return self._settle(self._reply(answer))
-        if completion.cut and not self._grown:
-            self._grown, self._cut = True, completion.text
-            self._tokens_max *= 2
-            log.info("%s: cut off, asking again with %d tokens", self.question.label, self._tokens_max)
-            return 0.0
-        return self._miss(completion.text, problem + (" (cut off)" if completion.cut else ""))
+            return self._settle(self._reply(step.answer))
+        return self._go_on(step)
 
-    def _miss(self, text: str, problem: str) -> float | None:
-        """The reply is no answer: one correction, then the question is skipped."""
-        if not self._correction:
-            self._correction = messages.correction(text, problem)
-            return 0.0
-        return self._skip(problem, by_server=False, preview=" ".join(text.split())[:PREVIEW_CHARS_MAX])
+    def _go_on(self, step: Step) -> float | None:
+        """Ask once more, or skip the question: the model's fault, not the server's."""
+        return 0.0 if step.reason is None else self._skip(step.reason, by_server=False, preview=step.preview)
 
     # ------------------------------------------------------------------ failures
 
@@ -164,8 +146,8 @@ class Exchange:
             raise fatal(error, endpoint.settings)
         if verdict is Verdict.RETRY:
             return self._retry(error, endpoint)
-        if verdict is Verdict.SHRINK and (pause := self._shrink(error)) is not None:
-            return pause
+        if verdict is Verdict.SHRINK and (step := self._attempt.too_big(str(error))) is not None:
+            return self._go_on(step)
         if verdict is not Verdict.SHRINK and self._ask_differently(error, verdict, endpoint, rung, body):
             return 0.0
         if error.status == 500:
@@ -191,23 +173,6 @@ class Exchange:
         self._retries += 1
         self._line.retries.note(self.question.label, error, wait_s)
         return wait_s
-
-    def _shrink(self, error: CallError) -> float | None:
-        """Make the request smaller. None when nothing is left to leave out."""
-        if self._cut:  # the doubled token limit was too much: back to the reply there was
-            text, self._cut = self._cut, ""
-            self._tokens_max //= 2
-            return self._miss(text, "the reply was cut off: answer more briefly")
-        smaller = budget.smaller(self._pictures, scale=self._scales) if self._shrinks < SHRINKS_MAX else None
-        if smaller is None:
-            return None
-        log.warning(
-            "%s: %s; asking with %d pictures in place of %d",
-            *(self.question.label, error, len(smaller), len(self._pictures)),
-        )
-        self._shrinks += 1
-        self._pictures = smaller
-        return 0.0
 
     def _ask_differently(
         self, error: CallError, verdict: Verdict, endpoint: Endpoint, rung: int, body: dict[str, Any]

@@ -49,6 +49,8 @@ RUN_EXAMPLES = """\b
 Examples:
   annotate run --root=DATASET                                      no model: motion signals, in place
   annotate run --root=DATASET --output=NEW --vlm.backend=openai --vlm.api_base=http://gpu:8000/v1 --vlm.model_id=MODEL
+  annotate run --root=DATASET --vlm.backend=openai --vlm.auto_serve --vlm.model_id=MODEL     starts vllm, ends it
+  annotate run --root=DATASET --vlm.backend=replay --vlm.replay_path=LEDGER                  again, offline
   annotate run --repo_id=lerobot/pusht --output=pusht-annotated    from the hub
   annotate run --root=DATASET --phases=vqa --refresh=vqa           one phase again
   annotate run --config=settings.yaml --only_episodes=0,2

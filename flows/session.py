@@ -179,6 +179,12 @@ class Session:
         partial = settings.only_episodes is not None or set(settings.phases) != set(PHASES)
         if partial and settings.output is not None and _holds_result(settings.output):
             raise _keeps_rows(settings.output, "a run of some episodes or phases only")
+        if settings.vlm.backend in LOADING and settings.executor.runner != "threads":
+            raise SettingsError(
+                "want one process with the model",
+                f"--executor.runner={settings.executor.runner}, whose every worker would load {settings.vlm.model_id}",
+                "use --executor.runner=threads, or servers: --vlm.backend=openai --vlm.auto_serve",
+            )
         for camera in (settings.vlm.camera_key, settings.plan.second_camera):
             dataset.default_camera(camera)
         if not self.context.cameras and self.context.answerer.needs_pictures:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tasks.answers import client
+from tasks.answers.ledger import Ledger, LedgerAnswerer
 from tasks.answers.openai import OpenAIAnswerer
 from tasks.answers.question import Question, Reply, Usage
+from tasks.answers.replay import ReplayAnswerer
 from tasks.settings import VlmSettings
 from tests.answers.conftest import PROMPTS
 from tests.every_question import SIDE, every_question, picture, question
@@ -68,6 +70,19 @@ def test_every_question_type_is_answered_over_http(server: ConstrainedServer) ->
     assert noted.requests == len(counted) == len(asked)
     assert noted.tokens_in == sum(u["prompt_tokens"] for u in counted) > 1000
     assert noted.tokens_out == sum(u["completion_tokens"] for u in counted) > 100
+
+
+def test_every_question_type_is_replayed_from_the_ledger(server: ConstrainedServer, tmp_path: Path) -> None:
+    vlm = VlmSettings(backend="openai", model_id=server.model, api_base=server.api_base, temperature=0)
+    ledger = Ledger(tmp_path / "ledger.jsonl", "run-1", server.model, True, None)
+    answerer = LedgerAnswerer(OpenAIAnswerer(vlm, ledger.note), ledger)
+    try:
+        answerer.preflight()
+        first = answerer.answer(every_question())
+    finally:
+        answerer.close()
+    again = ReplayAnswerer(tmp_path).answer(every_question())
+    assert [r.answer for r in again] == [r.answer for r in first] and None not in [r.answer for r in again]
 
 
 def test_pictures_over_http_are_those_in_process(server: ConstrainedServer, tiny_vlm: Path) -> None:

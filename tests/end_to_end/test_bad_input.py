@@ -124,6 +124,11 @@ def test_wrong_flags_are_answered_at_once(dataset_copy, flag):
     )  # the bar of 2 s is measured in bench; this only catches a run that starts work
 
 
+def test_a_model_in_process_is_not_loaded_by_every_worker(dataset_copy):
+    code, answer = run(dataset_copy, "--vlm.backend=transformers", "--executor.runner=ray")
+    assert code == 2 and "auto_serve" in answer["message"]
+
+
 def test_foreign_staging_is_refused_and_kept(dataset_copy, tmp_path):
     staging = tmp_path / "staging"
     assert run(dataset_copy, f"--staging_dir={staging}")[0] == 0

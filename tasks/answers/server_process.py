@@ -112,6 +112,8 @@ class ServerProcess:
     def let_go(self) -> None:
         """Have it ended: SIGINT to its group now, SIGKILL to whoever is left after `STOP_S`. Returns at once."""
         assert self._guard.stdin is not None
+        if self.ended.is_set():  # by itself: what it said last is worth showing
+            self._pump.join(PUMP_S)
         self._pump.hushed = True
         self._guard.stdin.close()
 

@@ -41,10 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(costs)
-app.command()(publish)
-app.add_typer(evaluate_cli.app, name="eval")
-
 RUN_EXAMPLES = """\b
 Examples:
   annotate run --root=DATASET                                      no model: motion signals, in place
@@ -277,6 +273,11 @@ def _show(root: Path, episode: int, console: Console) -> None:
     from flows.render import show_episode as render_episode
 
     render_episode(console, root, episode)
+
+
+app.command()(costs)
+app.command()(publish)
+app.add_typer(evaluate_cli.app, name="eval")
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.answers import messages, structured
+from tasks.answers import messages
 from tasks.answers.client import CallError, Completion
 from tasks.answers.engine import INSTALL, Prompt, TooBig, disable_cudnn_if_asked, is_constrained, template_kwargs, told
 from tasks.answers.failures import Verdict, judge
+from tasks.answers.grammar import decoder_schema
 from tasks.errors import AnswererError
 from tasks.settings import VlmSettings
 
@@ -34,6 +35,7 @@ class VllmEngine:
         self._settings = settings
         self._vllm: Any = None
         self._llm: Any = None
+        self._vocabulary = 0
 
     def load(self) -> None:
         """Start the engine. Raises AnswererError."""
@@ -47,6 +49,7 @@ class VllmEngine:
         disable_cudnn_if_asked()
         try:
             self._llm = vllm.LLM(**self._options())
+            self._vocabulary = len(self._llm.get_tokenizer())
         except Exception as error:
             raise self._explained(error) from error
 
@@ -100,7 +103,7 @@ class VllmEngine:
         """The schema in the words of this version of the library."""
         from vllm import sampling_params
 
-        schema = structured.wire_schema(prompt.answer)
+        schema = decoder_schema(prompt.answer, self._vocabulary)
         for field, name in (
             ("structured_outputs", "StructuredOutputsParams"),
             ("guided_decoding", "GuidedDecodingParams"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,27 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 def parse(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     """`--a.b=v`, `--a.b v` and bare `--a.b` (true) to a flat map. Raises SettingsError naming the nearest flag."""
     found: dict[str, str] = {}
+    for name, value in pairs(arguments):
+        if name not in known:
+            raise SettingsError("want a known flag", f"--{name}", _nearest(name, known, "--"))
+        found[name] = "true" if value is None else value
+    return found
+
+
+def pairs(arguments: Sequence[str], switches: Collection[str] = ()) -> Iterator[tuple[str, str | None]]:
+    """Name and value of each flag, None for a bare one. `switches`: names that never take the next word as value."""
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
             raise SettingsError("want flags like --plan.max_steps=6", repr(word), "see annotate run --help")
         name, equals, value = word[2:].partition("=")
-        if name not in known:
-            raise SettingsError("want a known flag", f"--{name}", _nearest(name, known, "--"))
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        found[name] = value
-    return found
+        if equals:
+            yield name, value
+        elif name not in switches and rest and not rest[0].startswith("--"):
+            yield name, rest.pop(0)
+        else:
+            yield name, None
 
 
 def _nearest(name: str, known: Sequence[str], dash: str = "") -> str:

@@ -6,10 +6,10 @@ import importlib.metadata
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from flows.flags import leaves
+from flows.flags import leaves, pairs
 from tasks.errors import SettingsError
 from tasks.settings import AnnotateSettings
 
@@ -69,31 +69,15 @@ def replay(arguments: Sequence[str], repo_id: str) -> list[str]:
     booleans = {name for name, field in leaves(AnnotateSettings) if field.annotation is bool}
     sections = {name.split(".")[0] for name, _ in leaves(AnnotateSettings) if "." in name}
     words = ["annotate", "run"]
-    for name, value in _pairs(arguments, booleans):
+    for name, value in pairs(arguments, SWITCHES):
         if name in CONFIGS or name in sections - {"job"}:
             raise _config_refused(name)
         if name in NOT_REPLAYED or name == "job" or name.startswith("job."):
             continue
+        if value is None and name in booleans:
+            value = "true"
         words.append(f"--{name}" if value is None else f"--{name}={value}")
     return [*words, f"--repo_id={repo_id}", "--job.target=local"]
-
-
-def _pairs(arguments: Sequence[str], booleans: set[str]) -> Iterator[tuple[str, str | None]]:
-    """(name, value) of each flag, read as the command line reads them: a value may stand in the next word."""
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise SettingsError("want flags like --plan.max_steps=6", repr(word), "see annotate run --help")
-        name, equals, value = word[2:].partition("=")
-        if equals:
-            yield name, value
-        elif name in SWITCHES:
-            yield name, None
-        elif rest and not rest[0].startswith("--"):
-            yield name, rest.pop(0)
-        else:
-            yield name, "true" if name in booleans else None
 
 
 def _config_refused(name: str) -> SettingsError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import prompts
 from flows.progress import listener
 from flows.publish_cli import check_before_run, push_after_run
+from tasks.answers.factory import IN_PROCESS
 from tasks.answers.question import Usage
 from tasks.context import RunContext, register, staging_path, unregister
 from tasks.dataset.commit import check_writable, recover
@@ -43,7 +44,6 @@ PRIVATE = {
     "root": True, "output": True, "staging_dir": True, "job": True,
     "vlm": {"api_key", "api_base", "serve_command", "replay_path", "record_path"},
 }  # fmt: skip
-LOADING = ("transformers", "vllm")  # backends that load a model, which takes minutes
 RUNS_KEPT = 50  # entries of meta/cuebook.json
 MANIFEST_NAME = "dataset.json"
 REPORT_NAME = "validation.json"
@@ -155,7 +155,7 @@ class Session:
         self._check_choices()
         self._claim_staging()  # before the ledger is opened in it
         listener().watch(self.context.answerer.slots)
-        if settings.vlm.backend in LOADING or settings.vlm.auto_serve:
+        if settings.vlm.backend in IN_PROCESS or settings.vlm.auto_serve:
             listener().stage("waiting for the model")
         self.context.answerer.preflight()  # before any decoding
         if self.context.answerer.needs_pictures:
@@ -179,7 +179,7 @@ class Session:
         partial = settings.only_episodes is not None or set(settings.phases) != set(PHASES)
         if partial and settings.output is not None and _holds_result(settings.output):
             raise _keeps_rows(settings.output, "a run of some episodes or phases only")
-        if settings.vlm.backend in LOADING and settings.executor.runner != "threads":
+        if settings.vlm.backend in IN_PROCESS and settings.executor.runner != "threads":
             raise SettingsError(
                 "want one process with the model",
                 f"--executor.runner={settings.executor.runner}, whose every worker would load {settings.vlm.model_id}",

@@ -10,14 +10,13 @@ from pydantic import BaseModel
 
 from tasks.answers import budget, messages, structured
 from tasks.answers.client import Completion
-from tasks.answers.question import Picture, Question
+from tasks.answers.question import PREVIEW_CHARS_MAX, Picture, Question
 from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)
 
 SHRINKS_MAX = 4
 COUNTS_PIXELS = frozenset({"vqa"})  # phases whose answers name places in a picture: it must stay as it is
-PREVIEW_CHARS_MAX = 200
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from tasks.answers.client import Completion
 from tasks.answers.messages import Message
 from tasks.answers.question import Picture
+from tasks.answers.request import thinks
 from tasks.settings import VlmSettings
 
 NO_CUDNN_VARIABLE = "CUEBOOK_DISABLE_CUDNN"  # some cuDNN builds fail in the convolutions of vision towers
@@ -61,11 +62,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model. Idempotent."""
-
-
-def thinks(settings: VlmSettings) -> bool:
-    """Whether the model may think before it answers."""
-    return bool((settings.chat_template_kwargs or {}).get("enable_thinking", settings.thinking))
 
 
 def template_kwargs(settings: VlmSettings, template: str | None = None) -> Mapping[str, Any]:

@@ -14,7 +14,8 @@ from tasks.staging import staging_path
 if TYPE_CHECKING:
     from tasks.dataset.layout import Dataset
 
-ASKS_A_MODEL = frozenset({"openai", "transformers", "vllm"})  # backends whose answers cost something
+IN_PROCESS = frozenset({"transformers", "vllm"})  # backends that load a model, which takes minutes
+ASKS_A_MODEL = IN_PROCESS | {"openai"}  # backends whose answers cost something
 SERVER_LOGS = "servers"  # inside the staging folder
 
 
@@ -42,7 +43,7 @@ def make_answerer(settings: AnnotateSettings, dataset: Dataset, note: Note = unn
         from tasks.answers.replay import ReplayAnswerer
 
         return ReplayAnswerer(_replayed(vlm), vlm.model_id, note)
-    if vlm.backend in ("transformers", "vllm"):
+    if vlm.backend in IN_PROCESS:
         from tasks.answers.local import local_answerer
 
         return local_answerer(vlm, note)

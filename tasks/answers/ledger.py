@@ -20,7 +20,7 @@ from typing import Any
 
 import prompts
 from tasks.answers.identity import batch_digests, question_digest
-from tasks.answers.question import UNFINISHED, Answerer, Question, Reply, Slots
+from tasks.answers.question import PREVIEW_CHARS_MAX, UNFINISHED, Answerer, Question, Reply, Slots
 from tasks.dataset.lock import NO_LOCKS_HERE
 from tasks.errors import AnswererError
 
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.jsonl"  # inside the staging folder
 REASON_CHARS_MAX = 1000
-PREVIEW_CHARS_MAX = 200
 TAIL_BYTES = 1 << 16  # read at a time when looking for the last whole line
 
 

@@ -95,6 +95,7 @@ class Reply:
     preview: str = ""  # the start of a reply that could not be used
 
 
+PREVIEW_CHARS_MAX = 200
 Note = Callable[[Question, Reply], None]  # told of each call when it is over, from any thread; must not raise
 
 

@@ -64,7 +64,11 @@ def _template_kwargs(settings: VlmSettings) -> Mapping[str, object]:
     return {**THINKING_OFF, **(own or {})}
 
 
+def thinks(settings: VlmSettings) -> bool:
+    """Whether the model may think before it answers."""
+    return bool((settings.chat_template_kwargs or {}).get("enable_thinking", settings.thinking))
+
+
 def _tokens_max(ask: Ask, settings: VlmSettings, dialect: Dialect) -> int:
-    thinks = settings.thinking or settings.reasoning_effort is not None
-    wanted = ask.tokens_max + THOUGHT_TOKENS * thinks
+    wanted = ask.tokens_max + THOUGHT_TOKENS * (thinks(settings) or settings.reasoning_effort is not None)
     return wanted if dialect.tokens_max is None else min(wanted, dialect.tokens_max)

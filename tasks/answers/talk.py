@@ -8,9 +8,9 @@ from concurrent.futures import Future, InvalidStateError
 from tasks.answers.attempt import Attempt, Step
 from tasks.answers.client import Completion
 from tasks.answers.clip_frames import clip_frames
-from tasks.answers.engine import Prompt, thinks
+from tasks.answers.engine import Prompt
 from tasks.answers.question import UNFINISHED, Note, Question, Reply, Usage
-from tasks.answers.request import THOUGHT_TOKENS
+from tasks.answers.request import THOUGHT_TOKENS, thinks
 from tasks.settings import VlmSettings
 
 log = logging.getLogger(__name__)

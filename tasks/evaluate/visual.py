@@ -23,13 +23,6 @@ SAME_THING = 0.5  # token F1 of two labels from which on they name the same thin
 FOUND_IOU = 0.5
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)  # answers of other tools
 OPPOSITE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above", "near": "near"}
-VISUAL_MEASURES = {
-    "bbox": ("iou", "found_50"),
-    "keypoint": ("distance_px", "distance_share", "inside"),
-    "count": ("exact",),
-    "attribute": ("exact",),
-    "spatial": ("exact",),
-}
 
 
 def compare_answers(left: Mapping[str, Any], right: Mapping[str, Any], size: Size | None) -> dict[str, Score] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,18 @@ def run(root: Path, *flags: str, **kwargs: Any) -> tuple[int, dict[str, Any]]:
         return done.returncode, json.loads(done.stdout)
     except ValueError:
         raise AssertionError(f"no JSON: exit {done.returncode}\n{done.stdout}\n{done.stderr}") from None
+
+
+def interrupt(root: Path, *flags: str, when: Callable[[], bool]) -> None:
+    """Start a run, press Ctrl-C as soon as `when` returns true (it waits for that), and see it end as interrupted."""
+    process = subprocess.Popen(
+        [*COMMAND, "run", f"--root={root}", "--engine=inline", "--vlm.client_concurrency=4", *flags],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert when()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
 
 
 def contents(root: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.annotate import COMMAND, REPO, annotate, contents, run
+from tests.end_to_end.annotate import COMMAND, REPO, annotate, contents, interrupt, run
 from tests.end_to_end.conftest import flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -91,14 +91,7 @@ def test_killed_at_fifty_instants(generated_dataset, folder):
 def test_interrupted_run_goes_on_where_it_was(dataset_copy, bad_server):
     """SIGINT ends the run with 130; the next one asks only what is still open."""
     server = bad_server("slow", delay_s=0.1)
-    process = subprocess.Popen(
-        [*COMMAND, "run", f"--root={dataset_copy}", "--engine=inline", "--vlm.client_concurrency=4", *flags(server)],
-        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert server.wait_for(lambda: len(server.bodies) >= 20, 60)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    interrupt(dataset_copy, *flags(server), when=lambda: server.wait_for(lambda: len(server.bodies) >= 20, 60))
     before = len(list(dataset_copy.glob(".annotate_staging/*/*.receipt.json")))
     code, summary = run(dataset_copy, *flags(server))
     assert code == 0

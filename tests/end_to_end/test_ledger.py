@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +15,7 @@ from flows.session import Session
 from tasks.ledger import costs
 from tasks.run_phase import run_group
 from tasks.settings import AnnotateSettings, VlmSettings
-from tests.end_to_end.annotate import COMMAND, REPO, annotate, contents, run
+from tests.end_to_end.annotate import annotate, contents, interrupt, run
 from tests.end_to_end.conftest import flags
 from tests.end_to_end.counting_server import CountingServer
 
@@ -100,14 +98,7 @@ def test_a_cached_run_costs_nothing_and_the_ledger_keeps_the_first(dataset_copy,
 
 def test_an_interrupted_run_keeps_what_it_spent(dataset_copy, counting_server):
     server = counting_server(turns={}, delay_s=0.05)
-    process = subprocess.Popen(
-        [*COMMAND, "run", f"--root={dataset_copy}", "--engine=inline", "--vlm.client_concurrency=4", *flags(server)],
-        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert server.wait_for(lambda: len(server.bodies) >= 20, 60)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    interrupt(dataset_copy, *flags(server), when=lambda: server.wait_for(lambda: len(server.bodies) >= 20, 60))
     requests = server.bill[0]
     first = costs(dataset_copy / STAGED_LEDGER).total
     assert requests - 4 <= first.attempts <= requests, "all but what was in flight"

@@ -69,3 +69,11 @@ class JobError(AnnotateError):
 
 class RowError(AnnotateError, ValueError):
     """A row that the language columns cannot hold."""
+
+
+class AmbiguousRowsError(RowError):
+    """Several rows answer one binding at one frame."""
+
+
+class RecipeError(AnnotateError, ValueError):
+    """A recipe that cannot render, found when it is loaded."""

@@ -17,7 +17,8 @@ from tasks.language.expression import Binding, Selector
 from tasks.language.rows import FIELDS, Row
 from tasks.language.styles import PERSISTENT, column_for_style
 
-Track = tuple[list[int], list[tuple[Row, ...]]]  # frames at which a matching state begins, and the rows that begin there
+# Frames at which matching states begin, ascending, and the rows that begin there.
+Track = tuple[list[int], list[tuple[Row, ...]]]
 NO_ROWS: tuple[Row, ...] = ()
 
 

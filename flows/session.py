@@ -300,9 +300,10 @@ class Session:
             "skips": Counter(s.question for s in summary.skips),
             "warnings": len(summary.validation.warnings),
         }
-        earlier = _read_provenance(settings.output or context.dataset.root).get("runs", [])
+        earlier = _read_provenance(settings.output or context.dataset.root)
         version = importlib.metadata.version("cuebook")
-        return {"cuebook": version, "staged": staged, "runs": [run, *earlier][:RUNS_KEPT]}
+        runs = [run, *earlier.get("runs", [])][:RUNS_KEPT]
+        return {**earlier, "cuebook": version, "staged": staged, "runs": runs}  # what imports wrote there stays
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from tasks.dataset.row_groups import RowGroupFile
 from tasks.errors import CommitError, DatasetError
 from tasks.language.encode import Encoded, Encoder
 from tasks.language.info import merge_info_text
-from tasks.language.shard import LANGUAGE_COLUMNS, Shard, batches, group_batches, read_shard, text_leaves
+from tasks.language.shard import LANGUAGE_COLUMNS, RowSource, Shard, batches, group_batches, read_shard, text_leaves
 from tasks.language.staged import read_staged, staged_files
 from tasks.language.styles import MODULE_STYLES
 from tasks.staging import Staging
@@ -39,12 +39,18 @@ BATCHES_AHEAD = 1  # encoded or waiting, beyond one a worker
 
 
 @dataclass(frozen=True)
-class WriteSummary:
-    """What was written, and where."""
+class Written:
+    """Where a dataset was written, and how much of it."""
 
     path: Path
     shards_written: int
     shards_kept: int  # shared with the dataset as it was
+
+
+@dataclass(frozen=True)
+class WriteSummary(Written):
+    """What was written of staged rows."""
+
     episodes: int  # whose rows were replaced
     persistent_rows: int  # staged rows written
     event_rows: int
@@ -96,11 +102,39 @@ def write_dataset(
     Every shard gets the columns, so that the dataset loads. Rows of other episodes and modules stay as they are.
     Call it under `lock_dataset` of the folder it writes. Raises RowError, StagingError, DatasetError, CommitError.
     """
-    shards = [read_shard(p, drop_subtask_index=drop_subtask_index) for p in dataset.data_files]
-    _check_episodes(shards, modules)
-    changed = [s for s in shards if not s.current or any(modules.get(r.episode) for r in s.runs)]
-    relative = [s.path.relative_to(dataset.root) for s in changed]
     rows = _Rows(staging, modules)
+    touched = {episode for episode, names in modules.items() if names}
+    written = write_rows(
+        dataset, rows, touched, output=output, provenance=provenance, drop_subtask_index=drop_subtask_index
+    )
+    return WriteSummary(
+        written.path,
+        written.shards_written,
+        written.shards_kept,
+        episodes=len(touched),
+        persistent_rows=rows.persistent_rows,
+        event_rows=rows.event_rows,
+    )
+
+
+def write_rows(
+    dataset: Dataset,
+    rows: RowSource,
+    touched: Collection[int],
+    *,
+    output: Path | None,
+    provenance: dict[str, Any],
+    drop_subtask_index: bool,
+) -> Written:
+    """Write the rows that `rows` gives for the episodes `touched`, in place or at `output`; all of it or nothing.
+
+    Shards without such an episode are shared as they are, if they have the columns already. `rows` is asked from several
+    threads. Call it under `lock_dataset` of the folder it writes. Raises RowError, DatasetError, CommitError.
+    """
+    shards = [read_shard(p, drop_subtask_index=drop_subtask_index) for p in dataset.data_files]
+    _check_episodes(shards, touched)
+    changed = [s for s in shards if not s.current or any(r.episode in touched for r in s.runs)]
+    relative = [s.path.relative_to(dataset.root) for s in changed]
     with begin(dataset.root, output, replaced=[*relative, INFO, PROVENANCE]) as transaction:
         _write_shards(changed, transaction, dataset.root, rows)
         dropped = {name for s in shards for name in s.dropped}
@@ -109,17 +143,10 @@ def write_dataset(
         transaction.write(PROVENANCE, (json.dumps(provenance, indent=2, ensure_ascii=False) + "\n").encode())
         _verify(shards, {s.path: transaction.path(r) for s, r in zip(changed, relative, strict=True)})
         path = transaction.commit()
-    return WriteSummary(
-        path=path,
-        shards_written=len(changed),
-        shards_kept=len(shards) - len(changed),
-        episodes=sum(1 for m in modules.values() if m),
-        persistent_rows=rows.persistent_rows,
-        event_rows=rows.event_rows,
-    )
+    return Written(path, len(changed), len(shards) - len(changed))
 
 
-def _check_episodes(shards: Sequence[Shard], modules: Mapping[int, Sequence[str]]) -> None:
+def _check_episodes(shards: Sequence[Shard], touched: Collection[int]) -> None:
     where: dict[int, Path] = {}
     for shard in shards:
         for run in shard.runs:
@@ -130,11 +157,11 @@ def _check_episodes(shards: Sequence[Shard], modules: Mapping[int, Sequence[str]
                     "record it again, or merge the two",
                 )
             where[run.episode] = shard.path
-    if missing := sorted(set(modules) - set(where)):
+    if missing := sorted(set(touched) - set(where)):
         raise DatasetError("want annotated episodes in the data shards", f"no episode {missing[0]}", "check data/")
 
 
-def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path, rows: _Rows) -> None:
+def _write_shards(shards: Sequence[Shard], transaction: Transaction, root: Path, rows: RowSource) -> None:
     """Encode episodes on several threads and put them into their shards in order; few are held at a time."""
     workers = min(WORKERS_MAX, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:

@@ -112,12 +112,13 @@ def arrow_array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def tasks_table(tasks: Mapping[str, int]) -> pa.Table:
-    """A table that pandas reads back as a frame with the task text as its index."""
-    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), "task": pa.array(tasks, pa.string())})
-    number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
-    text = {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"}
-    pandas = {"index_columns": ["task"], "column_indexes": [], "columns": [number | {"metadata": None}]}
+def tasks_table(tasks: Mapping[str, int], kind: str = "task") -> pa.Table:
+    """A table that pandas reads back as a frame with the text of each task (or what `kind` says) as its index."""
+    index = f"{kind}_index"
+    table = pa.table({index: pa.array(tasks.values(), pa.int64()), kind: pa.array(tasks, pa.string())})
+    number = {"name": index, "field_name": index, "pandas_type": "int64", "numpy_type": "int64"}
+    text = {"name": kind, "field_name": kind, "pandas_type": "unicode", "numpy_type": "object"}
+    pandas = {"index_columns": [kind], "column_indexes": [], "columns": [number | {"metadata": None}]}
     pandas["columns"].append(text | {"metadata": None})
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 

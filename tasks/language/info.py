@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tasks.errors import DatasetError
@@ -59,11 +59,16 @@ def declares_say(tools: Any) -> bool:
 
 def merge_info_text(text: str, dropped: Iterable[str]) -> str:
     """The same on the file's text: indentation, escapes and last line end stay as they are."""
+    return edit_info_text(text, lambda info: merge_info(info, dropped))
+
+
+def edit_info_text(text: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+    """The text of info.json after `edit`, which returns a new object; the same text where that says the same."""
     try:
         info = json.loads(text)
     except ValueError as err:
         raise DatasetError("want JSON in meta/info.json", str(err), "restore the file") from err
-    merged = merge_info(info, dropped)
+    merged = edit(info)
     if merged == info:
         return text
     indent = re.search(r"\n([ \t]+)\S", text)

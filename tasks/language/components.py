@@ -25,6 +25,7 @@ class Block:
     fill: Callable[[Callable[[int], str | None]], dict[str, Any]]
     if_present: int | None
     needs: tuple[int, ...]
+    text: Pieces | None  # what it says in words, where it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class _Turns:
             lambda text_of: {k: fill(text_of) for k, fill in shape.items()},
             self._slot(block.get("if_present")),
             tuple(sorted(needs)),
+            self._pieces(block["text"]) if isinstance(block.get("text"), str) else None,
         )
 
     def _filler(self, value: Any, needs: set[int]) -> Callable[[Callable[[int], str | None]], Any]:

@@ -14,6 +14,8 @@ Resolver = Literal["active_at", "emitted_at", "nth_prev", "nth_next"]
 RESOLVERS: tuple[str, ...] = get_args(Resolver)
 COUNTING = ("nth_prev", "nth_next")  # resolvers that take an offset
 SELECTORS = ("style", "role", "tool_name", "camera")
+ROLES = ("user", "assistant", "system", "tool")
+OFFSET_MAX = 9999
 EXAMPLE = "write it like active_at(t, style=subtask) or nth_prev(style=memory, offset=1)"
 CAMERA = "${camera}"  # stands for each camera where a component is repeated for several
 
@@ -95,14 +97,20 @@ def _split(text: str) -> list[str]:
 
 
 def _offset(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise RecipeError("want offset as a whole number from 1 on", repr(text), "the active row itself is active_at")
+    digits_max = len(str(OFFSET_MAX))
+    if not text.isascii() or not text.isdecimal() or len(text) > digits_max or int(text) < 1:
+        got = repr(text[: digits_max + 1])
+        raise RecipeError(f"want offset as a whole number, 1 to {OFFSET_MAX}", got, "the row in force is active_at")
     return int(text)
 
 
 def _check(resolver: str, selector: Selector) -> None:
-    """States have to be asked for by a style that is a state; any other style must at least exist."""
-    name = selector.style
+    """States have to be asked for by a style that is a state; any other style or role must at least exist."""
+    name, roles = selector.style, ROLES
+    for key in SELECTORS:
+        value = getattr(selector, key) or ""
+        if "${" in value and (key, value) != ("camera", CAMERA):
+            raise RecipeError(f"want {key} in plain words", repr(value), f"write camera={CAMERA} alone")
     if name is not None:
         try:
             kind = style(name)
@@ -111,6 +119,9 @@ def _check(resolver: str, selector: Selector) -> None:
             raise RecipeError(f"want a style of {', '.join(known)}", repr(name), _nearest(name, known)) from None
         if selector.camera is not None and not kind.needs_camera:
             raise RecipeError(f"want no camera with style {name}", repr(selector.camera), "its rows have no camera")
+        roles = tuple(dict.fromkeys((*kind.roles, *ROLES)))
+    if selector.role is not None and selector.role not in roles:
+        raise RecipeError(f"want a role of {', '.join(roles)}", repr(selector.role), _nearest(selector.role, roles))
     if resolver == "emitted_at":
         return
     if name is None:

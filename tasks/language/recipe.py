@@ -34,6 +34,18 @@ DEFAULT_BINDINGS: dict[str, str] = {
 }
 DEFAULTS: dict[str, Binding] = {name: parse_binding(text) for name, text in DEFAULT_BINDINGS.items()}
 
+Use = Literal["text", "presence", "calls"]  # what a turn wants of a name
+
+KEY = "[key]"  # pydantic's own mark of a wrong key
+KINDS: dict[str, tuple[str, str]] = {  # pydantic's types of errors -> what is wanted, how to write it
+    "model_type": ("a mapping", "write its keys below it, one a line"),
+    "dict_type": ("a mapping", "write its keys below it, one a line"),
+    "list_type": ("a list", "begin each item with a dash"),
+    "string_type": ("text", "put it in quotes"),
+    "bool_type": ("true or false", "write it without quotes"),
+    "float_type": ("a number", "write it like 0.25, without quotes"),
+}
+
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -51,7 +63,34 @@ def _check_content(content: Any) -> Any:
     for i, block in enumerate(content):
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             _wrong("want blocks like {type: text, text: …}", f"{block!r}", "give the block a type", i)
+        if odd := [key for key in block if not isinstance(key, str)]:
+            _wrong("want the keys of a block as text", repr(odd[0]), "put the key in quotes", i)
+        if not isinstance(block.get("if_present", ""), str):
+            _wrong("want one name in if_present", repr(block["if_present"]), "name a binding", i, "if_present")
     return content
+
+
+def _check_cameras(cameras: Any) -> Any:
+    if cameras is None or cameras == "all":
+        return cameras
+    if not isinstance(cameras, list) or not cameras or not all(isinstance(c, str) and c for c in cameras):
+        _wrong("want cameras: all, or a list of cameras", repr(cameras), "write cameras: [front, wrist], for example")
+    if len(set(cameras)) < len(cameras):
+        _wrong("want each camera once", repr(cameras), "leave the second one out")
+    return cameras
+
+
+def _key(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
+def _check_blend(blend: Any) -> Any:
+    """Refuse a blend in a blend before its own parts are looked at: their errors would only lead astray."""
+    for name, component in blend.items() if isinstance(blend, Mapping) else ():
+        inner = component.blend if isinstance(component, Recipe) else _key(component, "blend")
+        if inner is not None:
+            _wrong("want messages in a component", "another blend", "blends do not nest", name, "blend")
+    return blend
 
 
 class Turn(BaseModel):
@@ -76,38 +115,44 @@ class Turn(BaseModel):
     def _says_something(self) -> Turn:
         if self.content is None and self.tool_calls_from is None:
             _wrong("want content, or tool_calls_from", "neither", "write what this turn says", "content")
-        if self.content is not None and not self.content:
+        if self.content is not None and not (self.content.strip() if isinstance(self.content, str) else self.content):
             _wrong("want content that says something", repr(self.content), "leave the turn out", "content")
+        only_blocks = isinstance(self.content, list) and self.tool_calls_from is None
+        if self.target and only_blocks and not any(isinstance(block.get("text"), str) for block in self.content):
+            _wrong("want words to learn in a target turn", "no text block", "add {type: text, text: …}", "content")
         for place, text in self.templates():
             _check_template(text, place)
         return self
 
     def templates(self) -> Iterator[tuple[Place, str]]:
         """Every text with placeholders, and its place in the turn."""
-        if self.content is not None:
-            yield from _texts(self.content, ("content",))
+        if isinstance(self.content, str):
+            yield ("content",), self.content
+        for i, block in enumerate(self.content if isinstance(self.content, list) else ()):
+            for key, value in block.items():
+                if key != "if_present":  # a name, not a text
+                    yield from _texts(value, ("content", i, key))
 
-    def names(self) -> Iterator[tuple[Place, str]]:
-        """Every binding name that the turn uses, and where."""
+    def names(self) -> Iterator[tuple[Place, str, Use]]:
+        """Every name that the turn uses, where, and what for."""
         if self.if_present is not None:
-            yield ("if_present",), self.if_present
+            yield ("if_present",), self.if_present, "presence"
         if self.tool_calls_from is not None:
-            yield ("tool_calls_from",), self.tool_calls_from
+            yield ("tool_calls_from",), self.tool_calls_from, "calls"
         for i, block in enumerate(self.content if isinstance(self.content, list) else ()):
             if "if_present" in block:
-                yield ("content", i, "if_present"), block["if_present"]
+                yield ("content", i, "if_present"), block["if_present"], "presence"
         for place, text in self.templates():
-            yield from ((place, name) for name in names_in(parse_template(text)))
+            yield from ((place, name, "text") for name in names_in(parse_template(text)))
 
 
 def _texts(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """All strings of a value at any depth; a block's own `if_present` is a name, not a text."""
+    """All strings of a value, at any depth."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if key != "if_present":
-                yield from _texts(item, (*place, str(key)))
+            yield from _texts(item, (*place, str(key)))
     elif isinstance(value, list):
         for i, item in enumerate(value):
             yield from _texts(item, (*place, i))
@@ -133,11 +178,13 @@ class Recipe(BaseModel):
     route: Literal["vqa"] | None = Field(
         None, description="vqa: wherever this component can render, it does, whatever the other weights say"
     )
-    cameras: Literal["all"] | list[str] | None = Field(
+    cameras: Annotated[Literal["all"] | list[str] | None, BeforeValidator(_check_cameras)] = Field(
         None,
         description="repeat this component for each camera; ${camera} is the camera's key; the weight is shared out",
     )
-    blend: dict[str, Recipe] | None = Field(None, description="components by name, each with a weight")
+    blend: Annotated[dict[str, Recipe] | None, BeforeValidator(_check_blend)] = Field(
+        None, description="components by name, each with a weight"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -145,44 +192,38 @@ class Recipe(BaseModel):
             got = "neither" if self.messages is None else "both"
             _wrong("want either messages or blend", got, "one recipe does one of the two")
         if self.blend is not None:
-            self._check_blend(self.blend)
+            self._check_components(self.blend)
         else:
             self._check_messages(self.messages or [])
         return self
 
-    def _check_blend(self, blend: Mapping[str, Recipe]) -> None:
+    def _check_components(self, blend: Mapping[str, Recipe]) -> None:
         for name in ("route", "cameras", "bindings", "weight"):
             if getattr(self, name) is not None:
                 _wrong(f"want no {name} beside blend", repr(getattr(self, name)), "set it on a component", name)
         if not blend:
             _wrong("want at least one component in blend", "none", "name one, with messages and weight", "blend")
         for name, component in blend.items():
-            if component.blend is not None:
-                _wrong("want messages in a component", "another blend", "blends do not nest", "blend", name, "blend")
             if component.weight is None:
                 _wrong("want a weight on every component", "none", "add weight: 1.0", "blend", name)
-            if not (math.isfinite(component.weight) and component.weight > 0):
-                got = repr(component.weight)
-                _wrong("want weight > 0", got, "leave the component out instead", "blend", name, "weight")
 
     def _check_messages(self, messages: list[Turn]) -> None:
         if not messages:
             _wrong("want at least one turn in messages", "none", "write a user and an assistant turn", "messages")
-        if self.cameras is not None and not self.cameras:
-            _wrong("want cameras: all, or a list of cameras", "an empty list", "leave it out", "cameras")
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight > 0):
+            _wrong("want weight > 0", repr(self.weight), "leave the component out instead", "weight")
         known = self._known_names()
         for i, turn in enumerate(messages):
-            for place, name in turn.names():
-                if name not in known:
-                    self._unknown(name, known, ("messages", i, *place))
+            for place, name, use in turn.names():
+                if name not in known[use]:
+                    self._unknown(name, known[use], ("messages", i, *place))
         if not any(turn.target or turn.stream == "low_level" for turn in messages):
             remedy = "set target: true on what the policy should say, or stream: low_level where it should act"
             _wrong("want a turn that teaches something", "no target and no low_level turn", remedy, "messages")
 
-    def _known_names(self) -> set[str]:
-        known = {TASK, CANONICAL_TASK, *DEFAULT_BINDINGS}
-        if self.cameras is not None:
-            known.add(CAMERA_NAME)
+    def _known_names(self) -> dict[Use, set[str]]:
+        """What can be named: rows have tool calls, tasks only words, and a camera is always there."""
+        rows = set(DEFAULT_BINDINGS)
         for name, text in (self.bindings or {}).items():
             try:
                 binding = parse_binding(text)
@@ -192,13 +233,14 @@ class Recipe(BaseModel):
                 _wrong("want a free name for a binding", repr(name), "choose another word", "bindings", name)
             if binding.selector.camera == CAMERA and self.cameras is None:
                 _wrong("want cameras: beside ${camera}", text, "add cameras: all to the component", "bindings", name)
-            known.add(name)
-        return known
+            rows.add(name)
+        present = rows | {TASK, CANONICAL_TASK}
+        return {"calls": rows, "presence": present, "text": present | ({CAMERA_NAME} if self.cameras else set())}
 
-    def _unknown(self, name: Any, known: set[str], place: Place) -> NoReturn:
-        if name == CAMERA_NAME:
+    def _unknown(self, name: str, known: set[str], place: Place) -> NoReturn:
+        if name == CAMERA_NAME and self.cameras is None:
             _wrong("want cameras: beside ${camera}", "none", "add cameras: all to the component", *place)
-        close = get_close_matches(str(name), sorted(known), n=1, cutoff=0.5)
+        close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
         remedy = f"did you mean {close[0]}?" if close else "declare it under bindings"
         _wrong(f"want a name of {', '.join(sorted(known))}", repr(name), remedy, *place)
 
@@ -242,23 +284,29 @@ def parse_recipe(source: Source) -> Recipe:
 def _recipe_error(err: ValidationError, source: Source) -> RecipeError:
     """The first error, with its place; how many more there are."""
     # a misspelt key comes before the missing one that it causes
-    first, *more = sorted(err.errors(), key=lambda e: (e["type"] != "extra_forbidden", source.lines.get(_place(e), 0)))
+    first, *more = sorted(err.errors(), key=lambda e: (e["type"] != "extra_forbidden", source.line(_place(e))))
     wanted, got, remedy = _in_words(first)
     if more:
-        remedy += f" ({len(more)} more errors in this recipe)"
+        remedy += f" ({len(more)} more error{'s' if len(more) > 1 else ''} in this recipe)"
     return RecipeError(f"{wanted}, at {source.where(_place(first))}", got, remedy)
 
 
 def _place(error: ErrorDetails) -> Place:
-    return (*error["loc"], *error.get("ctx", {}).get("place", ()))
+    loc = error["loc"]
+    if loc[-1:] == (KEY,):
+        loc = (*loc[:-2], str(loc[-2]))
+    return (*loc, *error.get("ctx", {}).get("place", ()))
 
 
 def _in_words(error: ErrorDetails) -> tuple[str, str, str]:
     """wanted, got, remedy of a pydantic error."""
     context = error.get("ctx", {})
     key = error["loc"][-1] if error["loc"] else "recipe"
+    got = repr(error["input"])[:80]
     if error["type"] == "recipe":
         return context["wanted"], context["got"], context["remedy"]
+    if key == KEY:
+        return "want names as text", got, "put the name in quotes"
     if error["type"] == "extra_forbidden":
         known = [*(Turn if "messages" in error["loc"] else Recipe).model_fields]
         close = get_close_matches(str(key), known, n=1, cutoff=0.5)
@@ -267,5 +315,7 @@ def _in_words(error: ErrorDetails) -> tuple[str, str, str]:
         field = Turn.model_fields.get(str(key))
         return f"want {key}", "none", f"add {key}: {field.description}" if field else f"add {key}"
     if error["type"] == "literal_error":
-        return f"want {key} {context['expected']}", repr(error["input"]), "correct it"
-    return f"want {key} right ({error['msg'][0].lower()}{error['msg'][1:]})", repr(error["input"])[:80], "correct it"
+        return f"want {key} {context['expected']}", got, "write one of these"
+    kind, remedy = KINDS.get(error["type"], (f"something else ({error['msg']})", "correct it"))
+    what = f"{error['loc'][-2]}[{key}]" if isinstance(key, int) else key
+    return f"want {what} as {kind}", got, remedy

@@ -25,11 +25,14 @@ class Source:
 
     def where(self, place: Place) -> str:
         """A place in words: `blend.chat.messages[1].stream (recipe.yaml, line 12)`."""
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        for end in range(len(place), -1, -1):
-            if (line := self.lines.get(place[:end])) is not None:
-                return f"{path or 'the top'} ({self.name}, line {line})"
-        return f"{path or 'the top'} ({self.name})" if self.name else path or "the top"
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "the top"
+        if line := self.line(place):
+            return f"{path} ({self.name}, line {line})"
+        return f"{path} ({self.name})" if self.name else path
+
+    def line(self, place: Place) -> int:
+        """The line of a place, or of the nearest key around it; 0 where nothing is known of lines."""
+        return next((line for end in range(len(place), -1, -1) if (line := self.lines.get(place[:end]))), 0)
 
 
 def read_yaml(path: Path) -> Source:
@@ -44,8 +47,13 @@ def read_yaml(path: Path) -> Source:
         if root is not None:
             _walk(root, (), lines, path.name)
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as err:
-        raise RecipeError(f"want YAML in {path.name}", str(err), "mend the file") from err
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as err:  # ValueError: a date or a number that cannot be
+        got = str(err).replace("<unicode string>", path.name)
+        raise RecipeError(
+            f"want YAML in {path.name}", got, "correct it there; text with : or # in it needs quotes"
+        ) from err
     return Source(data, path.name, lines)
 
 
@@ -60,10 +68,10 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> 
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            line = key.start_mark.line + 1
-            if str(key.value) in seen:
-                where = Source(None, name, {(): line}).where(())
+            here, line = (*place, str(key.value)), key.start_mark.line + 1
+            if here[-1] in seen:
+                where = Source(None, name, {here: line}).where(here)
                 raise RecipeError(f"want each key once, at {where}", f"{key.value} a second time", "rename one of them")
             seen.add(str(key.value))
-            lines[(*place, str(key.value))] = line
-            _walk(value, (*place, str(key.value)), lines, name)
+            lines[here] = line
+            _walk(value, here, lines, name)

@@ -225,45 +225,46 @@ def _kept(component: Component, at: _Frame) -> Kept | None:
     for turn in component.turns:
         if turn.if_present is not None and at.value(turn.if_present) is None:
             continue
-        lost = [slot for slot in turn.needs if at.text(slot) is None]
+        blocks: Sequence[Block] = ()
+        if turn.blocks is None:
+            lost = [slot for slot in turn.needs if at.text(slot) is None]
+        else:
+            blocks, lost = _blocks(turn.blocks, at)
         if lost:
             if turn.target or turn.if_present in lost:
                 continue
             return None
-        blocks: Sequence[Block] = ()
-        if turn.blocks is not None:
-            some = _blocks(turn, at)
-            if some is None:
-                return None
-            if not some:
-                continue
-            blocks = some
-        elif turn.text is None:
-            if not _tool_calls(turn, at):
-                continue
-        elif not turn.needs and not fill_in(turn.text, at.text).strip():
-            continue  # every part of it fell back to an empty default
+        if not turn.needs and not _says_something(turn, blocks, at):
+            continue
         kept.append((turn, blocks))
         teaches = teaches or turn.target or turn.stream == "low_level"
     return kept if teaches else None
 
 
-def _blocks(turn: TurnPlan, at: _Frame) -> list[Block] | None:
-    """The blocks that remain, [] when the turn is dropped, None when the component cannot render."""
-    kept = []
-    for block in turn.blocks or ():
+def _blocks(blocks: Sequence[Block], at: _Frame) -> tuple[list[Block], list[int]]:
+    """The blocks that remain, and the slots whose text those still lack that nothing makes optional."""
+    kept, missing = [], []
+    for block in blocks:
         if block.if_present is not None and at.value(block.if_present) is None:
             continue
         lost = [slot for slot in block.needs if at.text(slot) is None]
         if not lost:
-            kept.append(block)
-        elif block.if_present in lost:
-            continue
-        elif turn.target or turn.if_present in lost:
-            return []
-        else:
-            return None
-    return kept
+            if block.text is None or fill_in(block.text, at.text).strip():
+                kept.append(block)
+        elif block.if_present not in lost:
+            missing += lost
+    return kept, missing
+
+
+def _says_something(turn: TurnPlan, blocks: Sequence[Block], at: _Frame) -> bool:
+    """Whether anything is left of a turn whose texts may all have fallen back to empty defaults."""
+    if turn.text is not None:
+        said = bool(fill_in(turn.text, at.text).strip())
+    elif turn.target:
+        said = any(block.text is not None for block in blocks)  # a picture alone cannot be learned
+    else:
+        said = bool(blocks)
+    return said or bool(_tool_calls(turn, at))
 
 
 def _slots_of(turn: TurnPlan) -> list[int]:
@@ -281,8 +282,10 @@ def _sample(kept: Kept, at: _Frame) -> Sample:
     for turn, blocks in kept:
         message: dict[str, Any] = {"role": turn.role}
         if turn.text is not None:
-            message["content"] = fill_in(turn.text, at.text)
-        elif turn.blocks is not None:
+            text = fill_in(turn.text, at.text)
+            if turn.needs or text.strip():
+                message["content"] = text
+        elif blocks:
             message["content"] = [block.fill(at.text) for block in blocks]
         if turn.calls is not None and (calls := _tool_calls(turn, at)):
             message["tool_calls"] = [_copy(call) for call in calls]

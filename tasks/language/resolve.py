@@ -52,7 +52,7 @@ class EpisodeTable:
             for frame, row in self._persistent:
                 if not matches(row, selector):
                     continue
-                if groups and groups[-1][0].timestamp == row.timestamp:
+                if groups and frames[-1] == frame and groups[-1][0].timestamp == row.timestamp:
                     groups[-1] += (row,)
                 else:
                     frames.append(frame)
@@ -205,11 +205,17 @@ def scalar(value: Any) -> Any:
     """A plain value from an Arrow, NumPy or torch scalar, or from a list of one. Raises RowError on longer lists."""
     if value is None or isinstance(value, str | int | float | Mapping):
         return value
-    for unwrap in ("as_py", "item"):
-        if hasattr(value, unwrap) and getattr(value, "size", 1) in (1, ()) and not isinstance(value, Sequence):
-            return getattr(value, unwrap)()
-    if isinstance(value, Sequence):
-        if len(value) != 1:
-            raise RowError("want one value", f"{len(value)} values: {value!r}"[:200], "give a scalar, or a list of one")
+    if hasattr(value, "as_py"):  # Arrow
+        return scalar(value.as_py())
+    if hasattr(value, "item"):  # NumPy, torch
+        try:
+            return value.item()
+        except (ValueError, RuntimeError) as err:
+            raise _not_one(value) from err
+    if isinstance(value, Sequence) and len(value) == 1:
         return scalar(value[0])
-    raise RowError("want one value", f"{type(value).__name__}: {value!r}"[:200], "give a scalar, or a list of one")
+    raise _not_one(value)
+
+
+def _not_one(value: Any) -> RowError:
+    return RowError("want one value", f"{type(value).__name__}: {value!r}"[:200], "give a scalar, or a list of one")

@@ -128,8 +128,8 @@ def write_rows(
 ) -> Written:
     """Write the rows that `rows` gives for the episodes `touched`, in place or at `output`; all of it or nothing.
 
-    Shards without such an episode are shared as they are, if they have the columns already. `rows` is asked from several
-    threads. Call it under `lock_dataset` of the folder it writes. Raises RowError, DatasetError, CommitError.
+    Shards without such an episode are shared as they are, if they have the columns already. `rows` is asked from
+    several threads. Call it under `lock_dataset` of the folder it writes. Raises RowError, DatasetError, CommitError.
     """
     shards = [read_shard(p, drop_subtask_index=drop_subtask_index) for p in dataset.data_files]
     _check_episodes(shards, touched)

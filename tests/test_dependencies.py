@@ -16,6 +16,7 @@ ALLOWED = {
     "prompts": set(),
     "tasks": {"prompts"},
     "flows": {"tasks", "prompts"},
+    "serving": {"tasks"},
 }
 HEAVY = ("torch", "transformers", "vllm", "lerobot", "prefect", "pyarrow", "av", "duckdb", "matplotlib", "PIL", "httpx")
 
@@ -50,6 +51,26 @@ def test_dataset_package_knows_no_prompts_and_no_phases():
         for path in (REPO / "tasks/dataset").rglob("*.py")
         for name in imports_of(path)
         if name.split(".")[0] in OURS and not name.startswith(allowed)
+    }
+    assert not wrong
+
+
+def test_the_wire_knows_nothing_of_the_daemon():
+    wrong = {
+        f"{path.relative_to(REPO)} imports {name}"
+        for path in (REPO / "serving/wire").rglob("*.py")
+        for name in imports_of(path)
+        if (name.split(".")[0] in OURS and not name.startswith("serving.wire")) or name.split(".")[0] == "torch"
+    }
+    assert not wrong
+
+
+def test_of_tasks_the_daemon_reads_datasets_only():
+    wrong = {
+        f"{path.relative_to(REPO)} imports {name}"
+        for path in (REPO / "serving").rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] == "tasks" and not name.startswith(("tasks.dataset", "tasks.errors"))
     }
     assert not wrong
 

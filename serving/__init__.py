@@ -1,0 +1,1 @@
+"""The policy daemon: one warmed policy on one GPU, served to many robots over Zenoh."""

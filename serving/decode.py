@@ -1,0 +1,114 @@
+"""An observation's body as a checked request: nothing that a policy could choke on gets past here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from serving.policies.base import Moment, PolicySpec, Request
+from serving.session import Session
+from serving.wire import messages
+from serving.wire.errors import LimitError, MessageError
+from serving.wire.images import Image, check_images, decode_image
+from serving.wire.limits import Limits
+from serving.wire.messages import Observation
+from serving.wire.tensors import Tensor, check_finite, decode_tensor
+
+
+class _Urgency(msgspec.Struct):
+    buffer_left_ms: float | None = None
+
+
+_urgency = msgspec.msgpack.Decoder(_Urgency)
+
+
+def buffer_left_s(body: bytes) -> float | None:
+    """How long the robot can go on, read without decoding anything else; None when it does not say."""
+    try:
+        left_ms = _urgency.decode(body).buffer_left_ms
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None  # the whole body is refused later, with its reason
+    return None if left_ms is None or not np.isfinite(left_ms) else max(left_ms, 0.0) / 1e3
+
+
+def decode_request(body: bytes, session: Session, spec: PolicySpec, limits: Limits, default_task: str) -> Request:
+    """A request that the policy can take. Raises MessageError or LimitError with what is wrong."""
+    observation = messages.decode(body, Observation, limits)
+    wanted = {camera.name for camera in spec.cameras}
+    images = _images(observation.images, wanted, limits, "images")
+    state = _state(observation.state, spec, limits, "state")
+    rtc = session.agreed.rtc
+    delay = max(0, observation.inference_delay_steps) if rtc else 0
+    if delay > spec.chunk_size:
+        got = f"{delay} for a chunk of {spec.chunk_size} rows"
+        raise MessageError("want inference_delay_steps within a chunk", got, "the answer would come too late")
+    return Request(
+        moment=Moment(state, images),
+        history=_history(observation, spec, wanted, limits),
+        task=_task(observation.task, session, default_task),
+        robot_type=session.agreed.robot_type,
+        delay_steps=delay,
+        prefix_model=_prefix(observation.prefix_model, spec, limits, "prefix_model") if rtc else None,
+        prefix_robot=_prefix(observation.prefix_robot, spec, limits, "prefix_robot") if rtc else None,
+        episode_start=observation.episode_start,
+    )
+
+
+def _images(sent: Mapping[str, Image], wanted: set[str], limits: Limits, name: str) -> dict[str, np.ndarray]:
+    """Pictures of the cameras that the policy looks at; others are checked but never decoded."""
+    if missing := wanted - set(sent):
+        raise MessageError(f"want {name} of {', '.join(sorted(wanted))}", f"no {', '.join(sorted(missing))}")
+    check_images(dict(sent), limits, name)
+    return {camera: decode_image(sent[camera], f"{name}.{camera}") for camera in sorted(wanted)}
+
+
+def _state(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) -> np.ndarray | None:
+    state = decode_tensor(tensor, name, limits)
+    if not spec.state_dim:
+        return None if state is None else state.astype(np.float32, copy=False).reshape(-1)
+    if state is None or state.shape != (spec.state_dim,) or state.dtype.kind not in "fiu":
+        got = "none" if state is None else f"{state.dtype} {state.shape}"
+        raise MessageError(f"want numbers of shape ({spec.state_dim},) in {name}", got, "send the robot's whole state")
+    check_finite(state, name)
+    state = state.astype(np.float32, copy=False)
+    check_finite(state, name)  # a double may be too large for a float
+    return state
+
+
+def _prefix(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) -> np.ndarray | None:
+    """The tail not yet executed; None when the queue is exhausted, which is no prefix and not one of zeros."""
+    prefix = decode_tensor(tensor, name, limits)
+    if prefix is None or not prefix.size:
+        return None
+    rows_max = min(max(spec.execution_horizon, spec.chunk_size), limits.prefix_rows_max)
+    if prefix.ndim != 2 or prefix.shape[1] != spec.action_dim or prefix.dtype.kind != "f":
+        wanted = f"want floats of shape (rows, {spec.action_dim}) in {name}"
+        raise MessageError(wanted, f"{prefix.dtype} {prefix.shape}", "send the tail of the last chunk")
+    if len(prefix) > rows_max:
+        raise LimitError(f"want at most {rows_max} rows in {name}", f"{len(prefix)}", "send what the server reads")
+    check_finite(prefix, name)
+    return prefix.astype(np.float32, copy=False)
+
+
+def _history(observation: Observation, spec: PolicySpec, wanted: set[str], limits: Limits) -> tuple[Moment, ...]:
+    if spec.history_frames <= 1:
+        return ()
+    frames = observation.history or []
+    if len(frames) > min(limits.history_frames_max, spec.history_frames - 1):
+        raise LimitError(f"want at most {spec.history_frames - 1} frames of history", f"{len(frames)}", "send fewer")
+    pictures = {f"history[{i}].{name}": image for i, f in enumerate(frames) for name, image in f.images.items()}
+    check_images(pictures, replace(limits, images_max=limits.images_max * limits.history_frames_max))
+    return tuple(
+        Moment(
+            _state(frame.state, spec, limits, f"history[{i}].state"),
+            _images(frame.images, wanted, limits, f"history[{i}].images"),
+        )
+        for i, frame in enumerate(frames)
+    )
+
+
+def _task(sent: str, session: Session, default_task: str) -> str:
+    return sent or session.agreed.task or default_task

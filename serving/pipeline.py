@@ -1,0 +1,378 @@
+"""From mailbox to publish: pools of CPU threads around the one thread that owns the policy.
+
+A request is taken from its mailbox only when the policy will soon want it, so that a newer observation can still take
+its place. Its session has its turn from then until the answer is out; no session has two requests under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.decode import buffer_left_s, decode_request
+from serving.errors import PredictError
+from serving.policies.base import Policy
+from serving.record import Drop, Recorder, RequestRecord
+from serving.registry import Registry
+from serving.reply import answer_header, check_chunk, chunk_body, event_body
+from serving.scheduler import Ready, Scheduler
+from serving.session import Session
+from serving.wire import features
+from serving.wire.errors import EventCode, WireError
+from serving.wire.header import Header, MessageType
+from serving.wire.limits import Limits
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5  # how often idle threads look around: a heartbeat, not a poll
+ROOM_PER_BATCH = 2  # requests ahead of the policy: one batch predicted, one prepared
+
+
+@dataclass
+class Work:
+    """A request under way."""
+
+    session: Session
+    header: Header
+    record: RequestRecord
+    deadline_s: float
+    prepared: Any = None
+    raw: Any = None
+    kind: Any = None  # requests of one kind share a batch
+    since_s: float = 0.0  # when it began to wait for the policy
+    reset_policy: bool = False
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How the pipeline works."""
+
+    decode_threads: int = 2
+    finish_threads: int = 2
+    batch_max: int = 1
+    max_wait_s: float = 0.005  # that a request waits for others still being decoded
+    default_task: str = ""
+    pinned_task: str | None = None
+    deadline_default_s: float = 1.0  # of robots that do not say how long they can go on
+    keep_bodies: bool = False  # for capture
+    limits: Limits = field(default_factory=Limits)
+
+
+class Pipeline:
+    """The threads between network and policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        registry: Registry,
+        settings: PipelineSettings,
+        recorder: Recorder,
+        load: Callable[[], float],
+    ) -> None:
+        self.policy, self.registry, self.settings = policy, registry, settings
+        self._record, self._load = recorder, load
+        self._scheduler = Scheduler()
+        self._wake = threading.Condition()
+        self._waiting: dict[str, Session] = {}  # by session id: something in the mailbox
+        self._deadlines: dict[str, float] = {}
+        self._under_way = 0  # taken, not yet predicted
+        self._decoding = 0
+        self._prepared: list[Work] = []
+        self._finish: deque[Work | Callable[[], None]] = deque()
+        self._finish_wake = threading.Condition()
+        self._finishing = 0
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self.heartbeat_s = time.monotonic()  # of the policy's thread
+        self.busy_since_s: float | None = None  # since when the policy has been at one batch
+        self.busy_s = 0.0  # that the policy has worked, in all
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads."""
+        jobs = [("policy", self._policy_thread)]
+        jobs += [(f"decode-{i}", self._decode_thread) for i in range(self.settings.decode_threads)]
+        jobs += [(f"finish-{i}", self._finish_thread) for i in range(self.settings.finish_threads)]
+        self._threads = [threading.Thread(target=run, name=f"serving-{name}", daemon=True) for name, run in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until what is under way or lies in a mailbox is answered; False when that takes too long."""
+        end_s = time.monotonic() + timeout_s
+        with self._wake:
+            done = self._wake.wait_for(lambda: not (self._waiting or self._under_way), timeout_s)
+        with self._finish_wake:
+            left_s = max(0.0, end_s - time.monotonic())
+            return self._finish_wake.wait_for(lambda: not (self._finish or self._finishing), left_s) and done
+
+    def stop(self, timeout_s: float) -> bool:
+        """End all threads after what they are at; False when one does not. Twice is once."""
+        end_s = time.monotonic() + timeout_s
+        self._stopping = True
+        for condition in (self._wake, self._finish_wake):
+            with condition:
+                condition.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread still runs."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    # --- network side ----------------------------------------------------------------------------------------------
+
+    def offer(self, session: Session) -> None:
+        """Something lies in a session's mailbox. Called by network threads: returns at once."""
+        deposit = session.mailbox.peek()
+        if deposit is None:
+            return
+        left_s = buffer_left_s(deposit.body)
+        deadline_s = deposit.received_s + (self.settings.deadline_default_s if left_s is None else left_s)
+        with self._wake:
+            self._waiting[session.session_id] = session
+            self._deadlines[session.session_id] = deadline_s
+            self._wake.notify_all()
+
+    def end_session(self, session: Session, why: str | None) -> None:
+        """Close a session after what is under way, telling the robot why; not heard of again."""
+        self._later(lambda: self._end_session(session, why))
+        with self._wake:
+            self._waiting.pop(session.session_id, None)
+            self._deadlines.pop(session.session_id, None)
+            self._scheduler.forget(session.session_id)
+            self._wake.notify_all()
+
+    def send_event(self, session: Session, code: EventCode, reason: str, header: Header | None = None) -> None:
+        """Tell a robot why, where it understands events; from the finish pool, so from any thread."""
+        if features.EVENTS in session.agreed:
+            self._later(lambda: self._publish_event(session, code, reason, header))
+
+    # --- decode pool -----------------------------------------------------------------------------------------------
+
+    def _decode_thread(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or (session := self._admit())):
+                    self._wake.wait(TICK_S)
+                if self._stopping:
+                    return
+                self._decoding += 1
+            work = None
+            try:
+                work = self._prepare(session)
+            finally:
+                with self._wake:
+                    self._decoding -= 1
+                    if work is None:
+                        self._under_way -= 1
+                    else:
+                        self._prepared.append(work)
+                    self._wake.notify_all()
+
+    def _admit(self) -> Session | None:
+        """The next session whose observation is worth decoding now; its turn is taken. Under `_wake`."""
+        if self._under_way >= max(ROOM_PER_BATCH * self.settings.batch_max, self.settings.decode_threads):
+            return None
+        ready = [Ready(s, self._deadlines[s]) for s, session in self._waiting.items() if not session.busy]
+        for item in self._scheduler.order(ready):
+            session = self._waiting[item.session]
+            began = session.begin()
+            if began or session.closed:
+                del self._waiting[item.session], self._deadlines[item.session]
+            if began:
+                self._scheduler.served([item.session])
+                self._under_way += 1
+                return session
+        return None
+
+    def _prepare(self, session: Session) -> Work | None:
+        """Decode and preprocess; None when there is nothing to predict, then the session's turn is over."""
+        taken = session.mailbox.take()
+        if taken is None:
+            session.end()
+            return None
+        started_s = time.monotonic()
+        header, body = taken.deposit.header, taken.deposit.body
+        record = RequestRecord(
+            session.session_id, session.client, header.seq_id, header.episode_id, taken.superseded,
+            request_body=body if self.settings.keep_bodies else b"",
+            request_header=header.pack(session.tag) if self.settings.keep_bodies else b"",
+        )  # fmt: skip
+        record.stages_s["queue"] = started_s - taken.deposit.received_s
+        work = Work(session, header, record, started_s)
+        try:
+            with _timed(record, "decode"):
+                request = decode_request(
+                    body, session, self.policy.spec, self.settings.limits, self.settings.default_task
+                )
+                self._check_task(request.task)
+            if request.episode_start or header.episode_id != session.episode:
+                session.begin_episode(header.episode_id)
+                session.reset_policy = not self.policy.spec.shared
+            work.reset_policy, session.reset_policy = session.reset_policy, False
+            with _timed(record, "preprocess"):
+                work.prepared = session.policy.prepare(request)
+            prefix = request.prefix_model if self.policy.spec.prefix_form == "model" else request.prefix_robot
+            rows = 0 if prefix is None else len(prefix)
+            work.kind = None if self.policy.spec.mixed_delays else (request.delay_steps, rows)
+        except WireError as err:
+            self._refuse(work, EventCode.BAD_REQUEST, err)
+            return None
+        except Exception as err:  # noqa: BLE001 - whatever a policy raises fails this request only
+            self._refuse(work, EventCode.INTERNAL, err)
+            return None
+        work.since_s = time.monotonic()
+        return work
+
+    def _check_task(self, task: str) -> None:
+        pinned = self.settings.pinned_task
+        if pinned is not None and task and task != pinned:
+            raise WireError(f"want the task {pinned!r}, which this service is pinned to", repr(task), "send no task")
+
+    # --- the policy's thread ---------------------------------------------------------------------------------------
+
+    def _policy_thread(self) -> None:
+        while True:
+            with self._wake:
+                batch = self._next_batch()
+                if not batch:
+                    return
+            self._predict(batch)
+            with self._wake:
+                self._under_way -= len(batch)
+                self._wake.notify_all()
+
+    def _next_batch(self) -> list[Work]:
+        """Wait for work; [] to stop. Under `_wake`."""
+        while True:
+            self.heartbeat_s = time.monotonic()
+            if self._prepared:
+                first = self._prepared[0]
+                batch = [w for w in self._prepared if w.kind == first.kind][: self.settings.batch_max]
+                wait_s = first.since_s + self.settings.max_wait_s - self.heartbeat_s
+                # others that are being decoded may share the batch: worth a short wait, but a lone robot never waits
+                if len(batch) == self.settings.batch_max or not self._decoding or wait_s <= 0:
+                    chosen = set(map(id, batch))
+                    self._prepared = [w for w in self._prepared if id(w) not in chosen]
+                    return batch
+                self._wake.wait(wait_s)
+            elif self._stopping:
+                return []
+            else:
+                self._wake.wait(TICK_S)
+
+    def _predict(self, batch: list[Work]) -> None:
+        started_s = self.busy_since_s = time.monotonic()
+        for work in batch:
+            work.record.stages_s["wait"] = started_s - work.since_s
+            work.record.batch = len(batch)
+        try:
+            if any(work.reset_policy for work in batch):
+                self.policy.reset()
+            raws = self.policy.predict([work.prepared for work in batch])
+            if len(raws) != len(batch):
+                raise PredictError(f"want {len(batch)} answers from the policy", f"{len(raws)}", "mend the policy")
+            for work, raw in zip(batch, raws, strict=True):
+                work.raw = raw
+        except Exception as err:  # noqa: BLE001 - the policy's thread must outlive whatever a policy does
+            for work in batch:
+                self._refuse(work, EventCode.INTERNAL, err)
+            batch = []
+        now_s = time.monotonic()
+        self.busy_s += now_s - started_s
+        self.busy_since_s = None
+        for work in batch:
+            work.record.stages_s["predict"] = now_s - started_s
+            work.prepared = None
+            self._later(work)
+
+    # --- finish pool -----------------------------------------------------------------------------------------------
+
+    def _later(self, job: Work | Callable[[], None]) -> None:
+        with self._finish_wake:
+            self._finish.append(job)
+            self._finish_wake.notify()
+
+    def _finish_thread(self) -> None:
+        while True:
+            with self._finish_wake:
+                while not self._finish:
+                    if self._stopping:
+                        return
+                    self._finish_wake.wait(TICK_S)
+                job = self._finish.popleft()
+                self._finishing += 1
+            try:
+                self._answer(job) if isinstance(job, Work) else job()
+            except Exception:
+                log.exception("an answer could not be sent")
+            finally:
+                with self._finish_wake:
+                    self._finishing -= 1
+                    self._finish_wake.notify_all()
+
+    def _answer(self, work: Work) -> None:
+        session, record = work.session, work.record
+        try:
+            with _timed(record, "postprocess"):
+                chunk = check_chunk(session.policy.finish(work.raw), self.policy.spec)
+        except Exception as err:  # noqa: BLE001 - see _prepare
+            self._refuse(work, EventCode.INTERNAL, err)
+            return
+        with _timed(record, "encode"):
+            body = chunk_body(chunk, session, work.header, record, self._load())
+            header = answer_header(work.header, MessageType.CHUNK, session.tag)
+            if not session.closed:
+                session.publisher.put(body, header)
+        if self.settings.keep_bodies:
+            record.reply_header, record.reply_body = header, body
+        self._done(work)
+
+    def _refuse(self, work: Work, code: EventCode, err: Exception) -> None:
+        """A request fails by itself: the robot is told, the others go on."""
+        expected = isinstance(err, WireError | PredictError)
+        work.record.outcome = f"error: {code.name.lower()}: {err}"
+        if not expected:
+            log.error("request %s of %s failed", work.header.seq_id, work.session.client, exc_info=err)
+        # what a robot sent wrong is its own to know; the insides of a policy are not
+        reason = str(err) if expected else f"the policy failed ({type(err).__name__})"
+        self.send_event(work.session, code, reason, work.header)
+        self._done(work)
+
+    def _done(self, work: Work) -> None:
+        self._record(work.record)
+        work.session.end()
+        if work.session.mailbox.peek() is not None and not work.session.closed:
+            self.offer(work.session)
+
+    def _end_session(self, session: Session, why: str | None) -> None:
+        if why is not None and features.EVENTS in session.agreed:
+            self._publish_event(session, EventCode.SESSION_CLOSED, why, None)
+        session.close()
+
+    def _publish_event(self, session: Session, code: EventCode, reason: str, header: Header | None) -> None:
+        echoed = header or Header(
+            session.agreed.schema_version, 0, 0, max(session.episode, 0), 0, max(session.epoch, 0)
+        )
+        body = event_body(code, reason, header)
+        session.publisher.put(body, answer_header(echoed, MessageType.EVENT, session.tag))
+        self._record(Drop(f"event_{code.name.lower()}", session.client))
+
+
+@contextmanager
+def _timed(record: RequestRecord, stage: str) -> Iterator[None]:
+    started_s = time.monotonic()
+    try:
+        yield
+    finally:
+        record.stages_s[stage] = time.monotonic() - started_s

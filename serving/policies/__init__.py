@@ -1,0 +1,1 @@
+"""How a policy is loaded and called: one file a family."""

@@ -1,0 +1,54 @@
+"""What happened to one request: made once, written by one thread to metrics, audit and capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+STAGES = ("queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode")
+Stage = Literal["queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode"]
+OK = "ok"
+
+
+@dataclass
+class RequestRecord:
+    """One request from mailbox to publish. Durations in seconds, all by this machine's monotonic clock."""
+
+    session_id: str
+    client: str
+    seq_id: int
+    episode_id: int
+    superseded: int = 0
+    batch: int = 0  # requests predicted together; 0: it did not get that far
+    outcome: str = OK  # or `error: …`
+    stages_s: dict[str, float] = field(default_factory=dict)
+    request_header: bytes = b""
+    request_body: bytes = b""
+    reply_header: bytes = b""
+    reply_body: bytes = b""  # b"" when nothing was sent
+
+    @property
+    def inference_s(self) -> float:
+        """Preprocess, predict and postprocess: what a client is told as inference."""
+        return sum(self.stages_s.get(stage, 0.0) for stage in ("preprocess", "predict", "postprocess"))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A message that was not even tried."""
+
+    reason: str  # one of a fixed set: a label of a metric
+    client: str = ""
+
+
+class Recorder:
+    """Takes records from any thread, without waiting. This one forgets; metrics, audit and capture listen."""
+
+    def __init__(self, *listeners: Callable[[RequestRecord | Drop], None]) -> None:
+        self.listeners = listeners
+
+    def __call__(self, record: RequestRecord | Drop) -> None:
+        """Hand a record on."""
+        for listener in self.listeners:
+            listener(record)

@@ -1,0 +1,31 @@
+"""How large anything from the network may be. All of it is checked before memory is spent on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one message; the defaults hold two dozen cameras' worth of margin for a robot."""
+
+    body_bytes_max: int = 16 * MIB
+    images_max: int = 16
+    pixels_max: int = 64_000_000  # of all images of one message together, as their headers declare
+    history_frames_max: int = 16
+    tensor_values_max: int = 4 * MIB
+    prefix_rows_max: int = 1024
+
+
+DEFAULT_LIMITS = Limits()
+TEXT_MAX = 4096  # bytes of any string
+LABEL_MAX = 256  # bytes of a name: action, camera, tag
+NAMES_MAX = 1024  # entries of a list of names
+TAGS_MAX = 32
+FEATURES_MAX = 64
+NDIM_MAX = 4
+DTYPES = ("<f4", "<f8", "<f2", "<i4", "<i8", "|u1", "|b1")
+CLIENT_ID_MAX = 64
+SEGMENT_MAX = 128

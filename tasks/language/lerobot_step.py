@@ -4,7 +4,7 @@
     pipeline = DataProcessorPipeline(steps=[step, …])
 
 Importing this module registers the step as `cuebook_render_messages`; import it before a saved pipeline is loaded.
-LeRobot's own `to_batch_processor` adds the batch dimension to what the step makes.
+LeRobot's own `to_batch_processor` adds the batch dimension to what the step makes; it drops rows, so it comes after.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tasks.language.recipe import Recipe
 from tasks.language.step_core import MessageRenderer, Transition
 
 try:
+    from lerobot.processor.converters import transition_to_batch
     from lerobot.processor.pipeline import ProcessorStep, ProcessorStepRegistry
 except ModuleNotFoundError as err:
     raise ModuleNotFoundError(
@@ -83,3 +84,11 @@ class CuebookRenderMessages(ProcessorStep):
     def transform_features(self, features: dict[Any, Any]) -> dict[Any, Any]:
         """The features as they are: messages are no feature of a policy."""
         return features
+
+
+def to_batch_or_none(transition: Transition | None) -> dict[str, Any] | None:
+    """A pipeline's `to_output` that hands a dropped sample on as None, for a collate function to leave out.
+
+    Only a sample without a task is ever dropped; LeRobot's own converter refuses it, and so would steps after this one.
+    """
+    return None if transition is None else transition_to_batch(dict(transition))

@@ -15,19 +15,9 @@ import pytest
 from tasks.dataset.generate import generate
 from tests.conftest import REPO, real_dataset
 
-PYTHON_ENV = "CUEBOOK_COMPAT_PYTHON"  # a Python 3.12 with tests/compat/requirements.txt
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 
 pytestmark = pytest.mark.compat
-
-
-@pytest.fixture(scope="module")
-def lerobot_python() -> str:
-    """The other interpreter, or skip."""
-    python = os.environ.get(PYTHON_ENV)
-    if not python:
-        pytest.skip(f"set {PYTHON_ENV} to a Python that has tests/compat/requirements.txt")
-    return python
 
 
 def load(python: str, dataset: Path, *flags: str) -> subprocess.CompletedProcess[str]:

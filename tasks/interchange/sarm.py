@@ -44,10 +44,11 @@ Lists = dict[str, list[Any] | None]
 class Sarm:
     """The form, opened: one prefix, read for all episodes."""
 
-    def __init__(self, prefix: str, lists: dict[int, Lists]) -> None:
+    def __init__(self, prefix: str, lists: dict[int, Lists], others: Sequence[str]) -> None:
         self.prefix, self._lists = prefix, lists
-        level = "dense" if prefix == "dense_" else "sparse"
-        self.choices = [f"{prefix}subtask_* of {EPISODES_DIR} (level {level}) -> subtask"]
+        self.choices = [f"{prefix}subtask_* of {EPISODES_DIR} (level {_level(prefix)}) -> subtask"]
+        levels = sorted({_level(p) for p in others} - {_level(prefix)})
+        self.choices += [f"{level} labels are there too; --sarm.level={level} takes those" for level in levels]
 
     @staticmethod
     def is_in(dataset: Dataset) -> bool:
@@ -64,7 +65,7 @@ class Sarm:
             wanted = " or ".join(f"{p}{NAMES}" for level in levels for p in PREFIXES[level])
             got = f"labels in {', '.join(p + NAMES for p in filled) or 'no such column'}"
             raise DatasetError(f"want labels in {wanted} of {EPISODES_DIR}", got, "give another --sarm.level or --from")
-        return cls(prefix, _read(dataset, [prefix + f for f in FIELDS]))
+        return cls(prefix, _read(dataset, [prefix + f for f in FIELDS]), filled)
 
     def read(self, episode: Episode) -> dict[str, Found]:
         """The episode's subtasks, on frames where these are given, else by time."""
@@ -77,6 +78,10 @@ class Sarm:
 def _files(dataset: Dataset) -> list[Path]:
     """The parquet files of meta/episodes, in path order."""
     return sorted((dataset.root / EPISODES_DIR).glob("**/*.parquet"))
+
+
+def _level(prefix: str) -> SarmLevel:
+    return "dense" if prefix in PREFIXES["dense"] else "sparse"
 
 
 def _filled(dataset: Dataset) -> list[str]:

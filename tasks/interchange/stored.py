@@ -75,7 +75,7 @@ def _labels(episode: Episode, rows: Sequence[tuple[float, str]], style: str) -> 
             want = f"want one {style} at a time in episode {episode.episode_index}"
             got = f"{starts.count(start)} at {episode.times[start]:g} s"
             raise DatasetError(want, got, "export a style that has one text at a time, or annotate the episode again")
-    stops = [*starts[1:], episode.frames]
+    stops = [*starts[1:], episode.frames] if starts else []
     return merged([Label(text, start, stop) for (start, text), stop in zip(found, stops, strict=True)])
 
 

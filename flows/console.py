@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from tasks.errors import AnnotateError, SettingsError
+from tasks.errors import AnnotateError, RecipeError, SettingsError
 
 DONE, FAILED, USAGE, DONE_WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
 KEPT = "interrupted; finished work is kept, run the same command to go on"
@@ -25,7 +25,7 @@ def guard(as_json: bool = False, interrupted: str = KEPT) -> Iterator[None]:
         yield
     except (AnnotateError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        code = INTERRUPTED if stopped else USAGE if isinstance(error, SettingsError) else FAILED
+        code = INTERRUPTED if stopped else USAGE if isinstance(error, SettingsError | RecipeError) else FAILED
         message = interrupted if stopped else str(error)
         if as_json:
             out.print_json(json.dumps({"error": type(error).__name__, "message": message, "exit_code": code}))

@@ -67,8 +67,8 @@ class CuebookRenderMessages(ProcessorStep):
         return self._renderer(transition)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew from here on: components and rephrasings, for each frame. Reaches this process alone."""
-        self._renderer.epoch = epoch
+        """Draw anew from here on: components and rephrasings, for each frame. Reaches a DataLoader's workers too."""
+        self._renderer.epoch.number = epoch
 
     def get_config(self) -> dict[str, Any]:
         """All that builds this step again, as JSON; fps and cameras as the dataset told them."""

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from tasks.errors import AnnotateError, SettingsError
 from tasks.language.batch_fields import BatchError, cut, number, of_sample
+from tasks.language.epoch import SharedEpoch
+from tasks.language.loader_rows import LoaderTables
 from tasks.language.recipe import Recipe, load_recipe
 from tasks.language.render import Renderer, Sample
-from tasks.language.resolve import EpisodeTable, nearest_frame, rows_of, scalar
+from tasks.language.resolve import nearest_frame, rows_of, scalar
 from tasks.language.styles import EVENTS, PERSISTENT
 
 DATA = "complementary_data"  # where a transition keeps all but observation, action, reward and their like
@@ -52,7 +54,8 @@ class MessageRenderer:
         self.recipe = load_recipe(recipe)
         self.fps = _checked_fps(_from_context(context, "fps") if fps is None else fps)
         self.cameras = tuple((_from_context(context, "camera_keys") or ()) if cameras is None else cameras)
-        self.epoch = 0
+        self.epoch = SharedEpoch()
+        self._tables = LoaderTables(self.fps)
         self._task, self._override = _from_context(context, TASK), task_override
         self._renderer = Renderer(self.recipe, cameras=self.cameras, seed=seed, on_ambiguous=on_ambiguous)
         self._warned = False
@@ -96,11 +99,10 @@ class MessageRenderer:
         # Where no episode is known its index in the dataset stands in, so that draws still differ between episodes.
         identity = INDEX if data.get(EPISODE) is None else EPISODE
         episode = 0 if data.get(identity) is None else int(number(data[identity], identity))
-        here = [(frame, row) for row in rows_of(data.get(EVENTS), time_s)]
-        table = EpisodeTable.at_fps(rows_of(data.get(PERSISTENT)), here, self.fps)
+        table = self._tables.at(frame, episode, data.get(PERSISTENT), rows_of(data.get(EVENTS), time_s))
         task = self._task_of(data.get(TASK))
         sample = self._renderer.render(
-            table, frame, episode=episode, epoch=self.epoch, task=task, task_override=self._override
+            table, frame, episode=episode, epoch=self.epoch.number, task=task, task_override=self._override
         )
         return self._bare(task) if sample is None else sample
 

@@ -174,11 +174,28 @@ def test_an_epoch_draws_anew_and_the_seed_too():
     frames = [sample(7, rows, episode_index=e) for e in range(16)]
     render = renderer()
     first = [asked(render(f)) for f in frames]
-    render.epoch = 1
+    render.epoch.number = 1
     second = [asked(render(f)) for f in frames]
-    render.epoch = 0
+    render.epoch.number = 0
     assert first != second and first == [asked(render(f)) for f in frames]
     assert first != [asked(renderer(seed=1)(f)) for f in frames]
+
+
+def test_states_are_read_once_an_episode_and_anew_when_they_change():
+    render, mine = renderer(), [dict(row) for row in PERSISTENT]
+    assert said(render(sample(7, mine, episode_index=0))) == "grasp"
+    mine[0]["content"] = "mend"  # in place: what is held is no part of the caller's rows
+    assert said(render(sample(7, mine, episode_index=0))) == "mend"
+    assert said(render(sample(7, PERSISTENT, episode_index=0))) == "grasp"
+    assert said(render(sample(12, PERSISTENT[:1], episode_index=0))) == "grasp"
+
+
+def test_events_are_those_of_the_sample_alone():
+    recipe = {"messages": [dict(SAY_SUBTASK["messages"][1], content="${interjection}", if_present="interjection")]}
+    wait = {"role": "user", "content": "wait", "style": "interjection", "camera": None, "tool_calls": None}
+    render = renderer(recipe)
+    assert said(render(sample(7, episode_index=0, language_events=[wait]))) == "wait"
+    assert said(render(sample(7, episode_index=0))) == TASK  # the same frame, now without
 
 
 # --- a batch -------------------------------------------------------------------------------------------------------

@@ -31,10 +31,15 @@ MEMORIES = [
 ]
 PERSON = [Row("user", "The blue one too, please.", "interjection", NOW_S)]
 ROBOT = [Row.speech("I'll start with red.", 0.0), Row.speech("Yes, I am at it.", NOW_S)]
-QUESTIONS = {
-    camera: [Row("user", "Where is the tray?", "vqa", time_s, camera) for time_s in times]
+ASKED = {
+    camera: [Row("user", "Which block is nearer?", "vqa", time_s, camera) for time_s in times]
     for camera, times in ((FRONT, (1.0, 3.0, 5.0, 7.0)), (WRIST, (1.0, 5.0)))
 }
+ANSWERED = [
+    Row("assistant", '{"label": "block", "type": "attribute", "value": "blue"}', "vqa", row.timestamp, camera)
+    for camera, rows in ASKED.items()
+    for row in rows
+]
 
 WIDTH, HEIGHT, LEFT, RIGHT = 980, 520, 120, 950
 BAR = 32  # height of a span
@@ -72,7 +77,7 @@ NOW_X = x_of(NOW_S)
 
 def table() -> EpisodeTable:
     """The episode that is drawn."""
-    happening = [*PERSON, *ROBOT, *QUESTIONS[FRONT], *QUESTIONS[WRIST]]
+    happening = [*PERSON, *ROBOT, *ASKED[FRONT], *ASKED[WRIST], *ANSWERED]
     events = ((round(row.timestamp * FPS), row) for row in happening)
     return EpisodeTable.at_fps([*SUBTASKS, *MEMORIES], events, FPS)
 
@@ -143,7 +148,7 @@ def events() -> Iterator[str]:
         yield arrow(f"M{NOW_X - 46} {y}H{NOW_X - 13}")
         yield text(NOW_X - 16, y - 8, expression, "code end")
     asked = found(f"emitted_at(t, style=vqa, role=user, camera={WRIST})")  # both cameras have a question here
-    for camera, rows in QUESTIONS.items():
+    for camera, rows in ASKED.items():
         yield from event_lane(f"vqa {camera.rsplit('.', 1)[-1]}", rows, asked)
     y = EVENT_Y["vqa wrist"]
     yield arrow(f"M{NOW_X - 46} {y}H{NOW_X - 13}")

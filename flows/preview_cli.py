@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.console import guard, out
+from flows.console import err, guard, out
 from tasks.errors import SettingsError
 
 RATES_FRAMES_DEFAULT = 10_000  # evenly spaced: about a second
@@ -87,10 +88,12 @@ def _preview(
 
     episode, frame, component, count = what
     frames_max, seed, epoch = how
-    view = Preview(root, load_recipe(recipe), seed=seed, epoch=epoch)
-    first = view.rows.episode_indices[0] if episode is None else episode
-    single = view.show(first, frame, component) if frame is not None else None
-    rates = view.rates(frames_max)
+    logging.getLogger("tasks").addHandler(logging.NullHandler())  # contradicting rows are told below the rates
+    with err.status("reading rows and rendering frames"):
+        view = Preview(root, load_recipe(recipe), seed=seed, epoch=epoch)
+        first = view.rows.episode_indices[0] if episode is None else episode
+        single = view.show(first, frame, component) if frame is not None else None
+        rates = view.rates(frames_max)
     if single is not None:
         shown = [single]
     else:

@@ -67,7 +67,7 @@ class _Job:
 
 
 def export_chat(
-    root: Path | Dataset,
+    root: Path | str | Dataset | RowStore,
     recipe: Recipe | Mapping[str, Any] | Path | str,
     output: Path,
     options: ChatOptions | None = None,
@@ -76,15 +76,17 @@ def export_chat(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> ChatExport:
-    """Write the samples of an annotated dataset into the new folder `output`: train.jsonl (or the names of
-    `options.split`), images/, README.md and export.json.
+    """Write the samples of an annotated dataset (or of rows opened before, such as a view's) into the new folder
+    `output`: train.jsonl (or the names of `options.split`), images/, README.md and export.json.
 
     A killed export goes on when it is called again alike. An output that is there already is refused, unless
     `overwrite`, or `resume` and it was made of the same settings. Episodes whose video cannot be read are left out and
     named in the result. Raises SettingsError, RecipeError, DatasetError, DatasetBusyError or CommitError.
     """
     options = options or ChatOptions()
-    dataset = root if isinstance(root, Dataset) else open_dataset(root)
+    dataset = (
+        root.dataset if isinstance(root, RowStore) else root if isinstance(root, Dataset) else open_dataset(Path(root))
+    )
     output = Path(output).expanduser().absolute()
     _check_apart(dataset.root, output)
     recipe = _chosen(load_recipe(recipe), dataset, options)
@@ -102,7 +104,7 @@ def export_chat(
         seed=options.seed,
         on_ambiguous="skip" if options.skip_ambiguous else "raise",
     )
-    rows = open_rows(dataset)
+    rows = root if isinstance(root, RowStore) else open_rows(dataset)
     wanted = rows.episode_indices if options.episodes is None else sorted(set(options.episodes))
     positions = {index: rows.position(index) for index in wanted}
     job = _Job(dataset, rows, positions, renderer, Album(dataset, options.still), options)

@@ -154,7 +154,7 @@ def _check_replaceable(output: Path, overwrite: bool) -> None:
 def _begin(partial: Path, settings: dict[str, Any], overwrite: bool) -> None:
     known = partial / SETTINGS_NAME
     if known.is_file():
-        differing = _differing(json.loads(known.read_text(encoding="utf-8")), settings)
+        differing = _differing(_read(known), settings)
         if differing and not overwrite:
             got = f"{partial} was begun with another {', '.join(differing)}"
             remedy = "repeat that command to go on, or pass --overwrite to begin anew"
@@ -168,6 +168,15 @@ def _begin(partial: Path, settings: dict[str, Any], overwrite: bool) -> None:
     (partial / PARTS_DIR).mkdir()
     (partial / IMAGES_DIR).mkdir()
     write_atomic(known, _bytes(settings))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where the file holds none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -148,6 +148,18 @@ def test_text_of_rows_is_never_taken_for_markup(root: Path, tmp_path: Path) -> N
     assert "[bold red]" in shown and "[/oops] :smile: [[x]]" in shown
 
 
+def test_contradicting_rows_are_told_below_the_rates(root: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "loose.yaml"
+    recipe.write_text(
+        "bindings: { both: 'emitted_at(t, style=vqa)' }\n"
+        "messages:\n  - { role: user, stream: low_level, content: '${both}' }\n"
+    )
+    done = call("preview", f"--root={root}", f"--recipe={recipe}")
+    assert done.exit_code == 0 and "rows contradict each other on 6 frames, first: episode 0" in done.stdout
+    assert "2 rows" in done.stdout and not done.stderr
+    assert as_json("preview", f"--root={root}", f"--recipe={recipe}")["rates"]["ambiguous"] == 6
+
+
 # ------------------------------------------------------------------------------------------------ recipes by themselves
 
 

@@ -27,6 +27,7 @@ from tasks.language.chat_export import ChatExport, export_chat
 from tasks.language.chat_options import ChatOptions, parse_split
 from tasks.language.recipe import load_recipe
 from tasks.language.render import Renderer
+from tasks.language.row_store import open_rows
 from tasks.settings import AnnotateSettings
 from tests.conftest import REPO
 from tests.language.conftest import Annotated
@@ -333,6 +334,22 @@ def test_a_killed_export_is_not_mixed_with_another(tabletop: Annotated, tmp_path
     assert "--overwrite" in info.value.remedy
     export_chat(tabletop.root, RECIPE, tmp_path / "chat", ChatOptions(every=6), overwrite=True)
     export(tabletop, tmp_path / "other", every=6)
+    assert contents(tmp_path / "chat") == contents(tmp_path / "other")
+
+
+def test_settings_that_a_crash_garbled_are_not_trusted(tabletop: Annotated, tmp_path: Path, killed: Any) -> None:
+    killed(tmp_path / "chat", "episode")
+    (tmp_path / "chat.partial" / "settings.json").write_text('{"form')
+    with pytest.raises(SettingsError, match="begun with another"):
+        export(tabletop, tmp_path / "chat", every=5)
+    export_chat(tabletop.root, RECIPE, tmp_path / "chat", ChatOptions(every=5), overwrite=True)
+    assert (tmp_path / "chat" / "train.jsonl").is_file()
+
+
+def test_rows_that_are_open_already_are_used(tabletop: Annotated, tmp_path: Path) -> None:
+    rows = open_rows(tabletop.root, cache_dir=tmp_path / "elsewhere")
+    export_chat(rows, RECIPE, tmp_path / "chat")
+    export(tabletop, tmp_path / "other")
     assert contents(tmp_path / "chat") == contents(tmp_path / "other")
 
 

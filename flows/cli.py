@@ -16,9 +16,12 @@ import typer
 from rich.console import Console
 
 from flows import evaluate_cli
+from flows.chat_cli import export_chat_command
 from flows.console import DONE, DONE_WITH_FAILURES, FAILED, err, guard, out, stop_on_sigterm
 from flows.costs_cli import costs
 from flows.flags import build, describe, leaves, parse
+from flows.interchange_cli import export_labels, import_labels
+from flows.preview_cli import preview
 from flows.publish_cli import publish
 from tasks.errors import SettingsError
 from tasks.settings import AnnotateSettings
@@ -34,7 +37,7 @@ flag or setting; 3 done with failures (what could be annotated is written, what 
 the next run goes on from there."""
 
 app = typer.Typer(
-    help="Watch robot recordings with a vision-language model and write their language columns.",
+    help="Watch robot recordings with a vision-language model, write their language columns, and make training samples of them.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -275,6 +278,10 @@ def _show(root: Path, episode: int, console: Console) -> None:
     render_episode(console, root, episode)
 
 
+app.command()(preview)
+app.command(name="export-chat")(export_chat_command)
+app.command(name="import")(import_labels)
+app.command(name="export")(export_labels)
 app.command()(costs)
 app.command()(publish)
 app.add_typer(evaluate_cli.app, name="eval")

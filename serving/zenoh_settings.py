@@ -8,17 +8,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.refusal import refusal
 from serving.wire.limits import DEFAULT_LIMITS
 
-TCP_LIKE = ("tcp", "tls", "quic", "udp", "ws")  # protocols whose address is host:port
-PROTOCOLS = (*TCP_LIKE, "unixsock-stream")
+HOST_AND_PORT = ("tcp", "tls", "quic", "udp", "ws")  # protocols whose address is host:port
+PROTOCOLS = (*HOST_AND_PORT, "unixsock-stream")
 ENCRYPTED = ("tls", "quic")
+PORT_MAX = 65535
 CONNECT_TRIPLE = ("tls_root_ca_certificate", "tls_connect_certificate", "tls_connect_private_key")
 LISTEN_PAIR = ("tls_listen_certificate", "tls_listen_private_key")
-RX_MESSAGE_BYTES_MIN = 64 << 10
+RX_MESSAGE_BYTES_MIN = 64 << 10  # smaller ones arrive whole anyway
+EXTRA_DEPTH_MAX = 32
 
-_ENDPOINT = re.compile(r"(?P<protocol>[a-z-]+)/(?P<address>[^?#]+)(?:[?#].*)?")
-_HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s:/]+):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\s:/]+):(?P<port>\d{1,5})")
 
 
 class RetrySettings(BaseModel):
@@ -32,75 +34,69 @@ class RetrySettings(BaseModel):
 
 
 class TlsSettings(BaseModel):
-    """PEM files of a node. What a node connects with and what it listens with are pairs of their own."""
+    """PEM files of a node. What it shows when it connects and what it shows when it listens are pairs of their own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tls_root_ca_certificate: str | None = Field(None, description="PEM of the CA that signed the other side")
-    tls_connect_certificate: str | None = Field(None, description="PEM shown when connecting (mTLS)")
+    tls_root_ca_certificate: str | None = Field(None, description="PEM of the authority that signed the other side")
+    tls_connect_certificate: str | None = Field(None, description="PEM certificate shown when connecting")
     tls_connect_private_key: str | None = Field(None, description="PEM key of tls_connect_certificate")
-    tls_listen_certificate: str | None = Field(None, description="PEM shown to whoever connects here")
+    tls_listen_certificate: str | None = Field(None, description="PEM certificate shown to whoever connects here")
     tls_listen_private_key: str | None = Field(None, description="PEM key of tls_listen_certificate")
-    enable_mtls: bool = Field(True, description="both sides show certificates; false: only the listening side")
+    enable_mtls: bool = Field(True, description="both sides show certificates; false: only the side that listens")
 
     def tls_files(self) -> dict[str, str]:
         """The files that are set, by field name."""
         return {name: value for name, value in self if name.startswith("tls_") and value}
 
     def check_tls(self, connect: list[str], listen: list[str]) -> None:
-        """Refuse files without their other half, and TLS endpoints without files. Raises ValueError."""
+        """Refuse files without their other half, and TLS endpoints without files."""
         have = self.tls_files().keys()
         shown = have & set(CONNECT_TRIPLE)
-        # the CA alone is enough where this node shows no certificate of its own when it connects
+        # the authority alone is enough where this node shows nothing of its own when it connects
         ca_alone = shown == {CONNECT_TRIPLE[0]} and (not self.enable_mtls or bool(have & set(LISTEN_PAIR)))
-        if shown and shown != set(CONNECT_TRIPLE) and not ca_alone:
-            hint = "give all three or none (enable_mtls: false needs tls_root_ca_certificate alone)"
-            raise ValueError(f"want {', '.join(CONNECT_TRIPLE)} together, got only {', '.join(sorted(shown))}: {hint}")
-        if len(have & set(LISTEN_PAIR)) == 1:
-            raise ValueError(f"want {' and '.join(LISTEN_PAIR)} together, got only {(have & set(LISTEN_PAIR)).pop()}")
+        if shown and not ca_alone:
+            _want_all(CONNECT_TRIPLE, have, "give all three or none; with enable_mtls: false the first alone will do")
+        if have & set(LISTEN_PAIR):
+            _want_all(LISTEN_PAIR, have, "give both or none")
         if to := _encrypted(connect):
-            _want(to, CONNECT_TRIPLE if self.enable_mtls else CONNECT_TRIPLE[:1], have)
+            _want_all(CONNECT_TRIPLE if self.enable_mtls else CONNECT_TRIPLE[:1], have, f"{to} needs them, or use tcp/")
         if at := _encrypted(listen):
-            _want(at, (*LISTEN_PAIR, CONNECT_TRIPLE[0]) if self.enable_mtls else LISTEN_PAIR, have)
+            wanted = (*LISTEN_PAIR, CONNECT_TRIPLE[0]) if self.enable_mtls else LISTEN_PAIR
+            _want_all(wanted, have, f"{at} needs them, or use tcp/")
 
 
 class ZenohSettings(TlsSettings):
-    """The network of a server or a robot. Multicast is always off: nodes find each other by endpoints alone."""
+    """The network of a server. Nobody is searched for by multicast: nodes find each other by endpoints alone."""
 
     mode: Literal["client", "peer"] = Field("client", description="client: through a router; peer: directly")
-    connect_endpoints: list[str] = Field([], description="where to connect, such as tcp/router:7447 or tls/router:7447")
-    listen_endpoints: list[str] = Field([], description="where a peer listens, such as tcp/0.0.0.0:7447")
-    lease_ms: int = Field(
-        2000, ge=200, le=600_000, description="silence after which others take this node for dead, ms"
+    connect_endpoints: list[str] = Field(
+        default_factory=list, description="where to connect, such as tcp/router:7447; required in client mode"
     )
-    retry: RetrySettings = Field(default_factory=RetrySettings)
+    listen_endpoints: list[str] = Field(
+        default_factory=list, description="where to listen in peer mode, such as tcp/0.0.0.0:7447"
+    )
+    lease_ms: int = Field(2000, ge=200, le=600_000, description="silence after which others take us for dead, ms")
+    retry: RetrySettings = Field(default_factory=RetrySettings, description="how soon a lost connection is tried again")
     rx_message_bytes_max: int = Field(
-        DEFAULT_LIMITS.body_bytes_max, ge=RX_MESSAGE_BYTES_MIN, le=1 << 30, description="largest body taken, bytes"
-    )
-    shared_memory: bool = Field(
-        False, description="pass large bodies through shared memory between processes of one host"
-    )
+        DEFAULT_LIMITS.body_bytes_max, ge=RX_MESSAGE_BYTES_MIN, le=1 << 30,
+        description="largest body taken, bytes; larger ones are dropped before they are whole",
+    )  # fmt: skip
+    shared_memory: bool = Field(False, description="pass large bodies through memory to processes of the same host")
     extra_config_json5: str | None = Field(None, description="more of Zenoh's own configuration, merged leaf by leaf")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_the_mode(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("mode", "client") not in ("client", "peer"):
-            raise ValueError(f"want zenoh.mode client (through a router) or peer (directly), got {values['mode']!r}")
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> ZenohSettings:
         if self.mode == "client" and not self.connect_endpoints:
-            raise ValueError(
-                "want zenoh.connect_endpoints in client mode, got none: name the router, such as tcp/localhost:7447"
-            )
+            remedy = "set zenoh.connect_endpoints: [tcp/ROUTER:7447], or zenoh.mode: peer with listen_endpoints"
+            raise refusal("connect_endpoints", "want a router to connect to in client mode", "no endpoint", remedy)
         if self.mode == "client" and self.listen_endpoints:
-            raise ValueError("want zenoh.mode peer to listen, got client with zenoh.listen_endpoints: choose one")
-        for endpoint in self.connect_endpoints:
-            check_endpoint(endpoint, listens=False)
-        for endpoint in self.listen_endpoints:
-            check_endpoint(endpoint, listens=True)
+            raise refusal("mode", "want mode peer to listen", "client with listen_endpoints", "choose one")
+        if not (self.connect_endpoints or self.listen_endpoints):
+            remedy = "set zenoh.listen_endpoints: [tcp/0.0.0.0:7447]"
+            raise refusal("listen_endpoints", "want an endpoint in peer mode: nobody is searched for", "none", remedy)
+        check_endpoints(self.connect_endpoints, "connect_endpoints", port_min=1)
+        check_endpoints(self.listen_endpoints, "listen_endpoints", port_min=0)
         self.check_tls(self.connect_endpoints, self.listen_endpoints)
         if self.extra_config_json5:
             parse_extra(self.extra_config_json5)
@@ -109,47 +105,47 @@ class ZenohSettings(TlsSettings):
 
 def protocol_of(endpoint: str) -> str:
     """`tcp` of `tcp/host:7447`."""
-    return endpoint.split("/", 1)[0]
+    return endpoint.partition("/")[0]
 
 
 def address_of(endpoint: str) -> str:
     """`host:7447` of `tcp/host:7447#so_sndbuf=131072`."""
-    return re.split(r"[?#]", endpoint.split("/", 1)[-1], maxsplit=1)[0]
+    return re.split(r"[?#]", endpoint.partition("/")[2], maxsplit=1)[0]
 
 
-def check_endpoint(endpoint: str, *, listens: bool) -> None:
-    """Refuse what Zenoh would not understand, or would try for ever. Raises ValueError."""
-    form = "want an endpoint such as tcp/localhost:7447 or tls/host:7447"
-    found = _ENDPOINT.fullmatch(endpoint)
-    if found is None:
-        raise ValueError(f"{form}, got {endpoint!r}")
-    if found["protocol"] not in PROTOCOLS:
-        raise ValueError(f"{form}, got {endpoint!r}: {found['protocol']!r} is none of {', '.join(PROTOCOLS)}")
-    if found["protocol"] not in TCP_LIKE:
-        return
-    address = _HOST_PORT.fullmatch(found["address"])
-    if address is None:
-        raise ValueError(f"{form}, got {endpoint!r}: want host:port after {found['protocol']}/")
-    if not (0 if listens else 1) <= int(address["port"]) <= 65535:
-        raise ValueError(f"want a port from 1 to 65535, got {endpoint!r}")
+def check_endpoints(endpoints: list[str], field: str, port_min: int) -> None:
+    """Refuse what Zenoh would not understand, or would try in vain for ever."""
+    for i, endpoint in enumerate(endpoints):
+        protocol, address = protocol_of(endpoint), address_of(endpoint)
+        remedy = "write it like tcp/192.168.0.10:7447"
+        if protocol not in PROTOCOLS or not address:
+            wanted = f"want PROTOCOL/ADDRESS with one of {', '.join(PROTOCOLS)}"
+            raise refusal(f"{field}.{i}", wanted, repr(endpoint), remedy)
+        found = _HOST_PORT.fullmatch(address)
+        if protocol in HOST_AND_PORT and (found is None or not port_min <= int(found["port"]) <= PORT_MAX):
+            wanted = f"want {protocol}/HOST:PORT with a port from {port_min} to {PORT_MAX}"
+            raise refusal(f"{field}.{i}", wanted, repr(endpoint), remedy)
 
 
 def parse_extra(text: str) -> dict[str, Any]:
-    """The extra configuration as a mapping. Raises ValueError."""
+    """The extra configuration as a mapping."""
     import pyjson5  # only those who use it need it
 
+    field, wanted = "extra_config_json5", "want a JSON5 mapping"
     try:
-        extra = pyjson5.decode(text, maxdepth=32)
+        extra = pyjson5.decode(text, maxdepth=EXTRA_DEPTH_MAX)
     except (pyjson5.Json5Exception, UnicodeError) as err:
-        raise ValueError(f"want zenoh.extra_config_json5 in JSON5, got: {err}") from err
+        raise refusal(field, wanted, str(err), "write it like {transport: {link: {tx: {threads: 2}}}}") from err
     if not isinstance(extra, dict):
-        raise ValueError(f"want a mapping in zenoh.extra_config_json5, got {type(extra).__name__}")
+        raise refusal(field, wanted, type(extra).__name__, "put it between { and }")
     return extra
 
 
-def _want(endpoint: str, names: Collection[str], have: Collection[str]) -> None:
-    if missing := [name for name in names if name not in have]:
-        raise ValueError(f"want {', '.join(names)} for {endpoint}, got no {', '.join(missing)}: give PEM files")
+def _want_all(names: tuple[str, ...], have: Collection[str], remedy: str) -> None:
+    missing = [name for name in names if name not in have]
+    if missing:
+        given = ", ".join(name for name in names if name in have)
+        raise refusal(missing[0], f"want {', '.join(names)} together", f"only {given}" if given else "none", remedy)
 
 
 def _encrypted(endpoints: list[str]) -> str:

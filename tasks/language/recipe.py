@@ -16,9 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 import prompts
+from configuration.yaml_source import Place, Source, read_yaml
 from tasks.errors import RecipeError
 from tasks.language.expression import CAMERA, Binding, parse_binding
-from tasks.language.recipe_yaml import Place, Source, read_yaml
 from tasks.language.template import names_in, parse_template
 
 RECIPES_DIR = Path(prompts.__file__).with_name("recipes")
@@ -254,7 +254,9 @@ def load_recipe(source: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
     """A recipe from a YAML file, the name of a canonical one, or a mapping. Raises RecipeError with the place."""
     if isinstance(source, Recipe):
         return source
-    return parse_recipe(Source(dict(source)) if isinstance(source, Mapping) else read_yaml(recipe_path(source)))
+    if isinstance(source, Mapping):
+        return parse_recipe(Source(dict(source)))
+    return parse_recipe(read_yaml(recipe_path(source), RecipeError, "recipe file"))
 
 
 def recipe_path(source: Path | str) -> Path:

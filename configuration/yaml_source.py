@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tasks.errors import RecipeError
-
 NODES_MAX = 10_000  # aliases can make a small file huge
 DEPTH_MAX = 30
 Place = tuple[str | int, ...]
+Error = Callable[[str, str, str], Exception]  # (wanted, got, remedy)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a recipe came from: what it holds, and the line of each key where it is YAML."""
+    """Where settings came from: what they hold, and the line of each key where it is YAML."""
 
     data: Any
     name: str = ""
@@ -25,7 +25,7 @@ class Source:
 
     def where(self, place: Place) -> str:
         """A place in words: `blend.chat.messages[1].stream (recipe.yaml, line 12)`."""
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "the top"
+        path = dotted(place) or "the top"
         if line := self.line(place):
             return f"{path} ({self.name}, line {line})"
         return f"{path} ({self.name})" if self.name else path
@@ -35,43 +35,48 @@ class Source:
         return next((line for end in range(len(place), -1, -1) if (line := self.lines.get(place[:end]))), 0)
 
 
-def read_yaml(path: Path) -> Source:
-    """Read a YAML file. Raises RecipeError when it cannot be read, is no YAML, or says a key twice."""
+def dotted(place: Place) -> str:
+    """A place as it is written in words: `messages[1].stream`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+
+
+def read_yaml(path: Path, error: Error, kind: str = "settings file", remedy: str = "check the path") -> Source:
+    """Read a YAML file. Raises `error` when it cannot be read, is no YAML, or says a key twice."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
-        raise RecipeError("want a readable recipe file", f"{path}: {err}", "check the path") from err
+        raise error(f"want a readable {kind}", f"{path}: {err}", remedy) from err
     lines: dict[Place, int] = {}
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None:
-            _walk(root, (), lines, path.name)
-        data = yaml.safe_load(text)
-    except RecipeError:
-        raise
+        wrong = None if root is None else _walk(root, (), lines, path.name)
+        data = None if wrong else yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as err:  # ValueError: a date or a number that cannot be
         got = str(err).replace("<unicode string>", path.name)
-        raise RecipeError(
-            f"want YAML in {path.name}", got, "correct it there; text with : or # in it needs quotes"
-        ) from err
+        raise error(f"want YAML in {path.name}", got, "correct it there; text with : or # in it needs quotes") from err
+    if wrong is not None:
+        raise error(*wrong)
     return Source(data, path.name, lines)
 
 
-def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> None:
+def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> tuple[str, str, str] | None:
+    """Note the line of each key; what is wrong with them as (wanted, got, remedy), None when nothing is."""
     lines.setdefault(place, node.start_mark.line + 1)
     if len(lines) > NODES_MAX or len(place) > DEPTH_MAX:
-        got = "more (an alias that repeats itself?)"
-        raise RecipeError(f"want at most {NODES_MAX} YAML nodes in {name}, nested {DEPTH_MAX} deep", got, "shorten it")
+        wanted = f"want at most {NODES_MAX} YAML nodes in {name}, nested {DEPTH_MAX} deep"
+        return wanted, "more (an alias that repeats itself?)", "shorten it"
+    wrong = None
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            _walk(item, (*place, i), lines, name)
+            wrong = wrong or _walk(item, (*place, i), lines, name)
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             here, line = (*place, str(key.value)), key.start_mark.line + 1
             if here[-1] in seen:
                 where = Source(None, name, {here: line}).where(here)
-                raise RecipeError(f"want each key once, at {where}", f"{key.value} a second time", "rename one of them")
+                return f"want each key once, at {where}", f"{key.value} a second time", "rename one of them"
             seen.add(str(key.value))
             lines[here] = line
-            _walk(value, here, lines, name)
+            wrong = wrong or _walk(value, here, lines, name)
+    return wrong

@@ -25,6 +25,7 @@ class Block:
     fill: Callable[[Callable[[int], str | None]], dict[str, Any]]
     if_present: int | None
     needs: tuple[int, ...]
+    likes: tuple[int, ...]  # slots with a default
     text: Pieces | None  # what it says in words, where it does
 
 
@@ -38,6 +39,7 @@ class TurnPlan:
     if_present: int | None
     calls: int | None
     needs: tuple[int, ...]  # slots whose text the whole turn needs
+    likes: tuple[int, ...]  # slots that it takes where there are any: with a default, and tool calls
     text: Pieces | None
     blocks: tuple[Block, ...] | None
 
@@ -137,15 +139,13 @@ class _Turns:
 
     def plan(self, turn: Turn) -> TurnPlan:
         """A turn ready to render."""
-        text, blocks, needs = None, None, ()
-        if isinstance(turn.content, str):
-            text = self._pieces(turn.content)
-            needs = _needs(text)
-        elif turn.content is not None:
-            blocks = tuple(self._block(block) for block in turn.content)
+        text = self._pieces(turn.content) if isinstance(turn.content, str) else None
+        blocks = tuple(self._block(block) for block in turn.content) if isinstance(turn.content, list) else None
+        calls = self._slot(turn.tool_calls_from)
+        likes = _likes(text or ()) if calls is None else (*_likes(text or ()), calls)
         return TurnPlan(
-            turn.role, turn.stream, turn.target, self._slot(turn.if_present), self._slot(turn.tool_calls_from),
-            needs, text, blocks,
+            turn.role, turn.stream, turn.target, self._slot(turn.if_present), calls,
+            _needs(text or ()), likes, text, blocks,
         )  # fmt: skip
 
     def _slot(self, name: str | None) -> int | None:
@@ -163,32 +163,38 @@ class _Turns:
         return tuple(pieces)
 
     def _block(self, block: Mapping[str, Any]) -> Block:
-        needs: set[int] = set()
-        shape = {k: self._filler(v, needs) for k, v in block.items() if k != "if_present"}
+        used: list[Pieces] = []
+        shape = {k: self._filler(v, used) for k, v in block.items() if k != "if_present"}
+        pieces = tuple(piece for text in used for piece in text)
         return Block(
             lambda text_of: {k: fill(text_of) for k, fill in shape.items()},
             self._slot(block.get("if_present")),
-            tuple(sorted(needs)),
+            _needs(pieces),
+            _likes(pieces),
             self._pieces(block["text"]) if isinstance(block.get("text"), str) else None,
         )
 
-    def _filler(self, value: Any, needs: set[int]) -> Callable[[Callable[[int], str | None]], Any]:
-        """A function that makes a fresh copy of a value with all texts in it filled in, at any depth."""
+    def _filler(self, value: Any, used: list[Pieces]) -> Callable[[Callable[[int], str | None]], Any]:
+        """A function that makes a fresh copy of a value with all texts in it (noted in `used`) filled in."""
         if isinstance(value, str):
             pieces = self._pieces(value)
-            needs.update(_needs(pieces))
+            used.append(pieces)
             return lambda text_of: fill_in(pieces, text_of)
         if isinstance(value, Mapping):
-            parts = {k: self._filler(v, needs) for k, v in value.items()}
+            parts = {k: self._filler(v, used) for k, v in value.items()}
             return lambda text_of: {k: fill(text_of) for k, fill in parts.items()}
         if isinstance(value, list):
-            items = [self._filler(v, needs) for v in value]
+            items = [self._filler(v, used) for v in value]
             return lambda text_of: [fill(text_of) for fill in items]
         return lambda text_of: value
 
 
 def _needs(pieces: Pieces) -> tuple[int, ...]:
     return tuple(dict.fromkeys(p[0] for p in pieces if not isinstance(p, str) and p[1] is None))
+
+
+def _likes(pieces: Pieces) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(p[0] for p in pieces if not isinstance(p, str) and p[1] is not None))
 
 
 def fill_in(pieces: Pieces, text_of: Callable[[int], str | None]) -> str:

@@ -234,6 +234,8 @@ def _kept(component: Component, at: _Frame) -> Kept | None:
             if turn.target or turn.if_present in lost:
                 continue
             return None
+        for slot in turn.likes:
+            at.value(slot)  # rows that contradict each other are met here, not when the component is drawn
         if not turn.needs and not _says_something(turn, blocks, at):
             continue
         kept.append((turn, blocks))
@@ -248,11 +250,13 @@ def _blocks(blocks: Sequence[Block], at: _Frame) -> tuple[list[Block], list[int]
         if block.if_present is not None and at.value(block.if_present) is None:
             continue
         lost = [slot for slot in block.needs if at.text(slot) is None]
-        if not lost:
-            if block.text is None or fill_in(block.text, at.text).strip():
-                kept.append(block)
-        elif block.if_present not in lost:
-            missing += lost
+        if lost:
+            missing += lost if block.if_present not in lost else ()
+            continue
+        for slot in block.likes:
+            at.value(slot)
+        if block.text is None or fill_in(block.text, at.text).strip():
+            kept.append(block)
     return kept, missing
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -186,22 +186,17 @@ def _content(turn: Turn, scene: Scene) -> tuple[Any, set[Any]]:
         if guard is not None and scene.meaning(guard) in lost:
             continue
         missing |= lost
-        if lost or made.get("text", "words").strip():
+        if not lost and made.get("text", "words").strip():
             kept.append(made)
     return kept, missing
 
 
 def _filled(value: Any, scene: Scene) -> tuple[Any, set[Any]]:
-    """A value with all texts in it filled in, and what they lack."""
-    lost: set[Any] = set()
+    """A value with all texts in it filled in, and what they lack; what has a default is only then looked up."""
+    lost = {scene.meaning(m[1]) for m in marks(value) if m[2] is None and not scene.text(m[1])}
 
     def fill(mark: re.Match[str]) -> str:
-        if mark.group() == "$${":
-            return "${"
-        text = scene.text(mark[1])
-        if not text and mark[2] is None:
-            lost.add(scene.meaning(mark[1]))
-        return text or mark[2] or ""
+        return "${" if mark.group() == "$${" else scene.text(mark[1]) or mark[2]
 
     def walk(item: Any) -> Any:
         if isinstance(item, str):
@@ -210,4 +205,13 @@ def _filled(value: Any, scene: Scene) -> tuple[Any, set[Any]]:
             return {k: walk(v) for k, v in item.items()}
         return [walk(v) for v in item] if isinstance(item, list) else item
 
-    return walk(value), lost
+    return (None, lost) if lost else (walk(value), lost)
+
+
+def marks(value: Any) -> Iterator[re.Match[str]]:
+    """Placeholders in all texts of a value."""
+    if isinstance(value, str):
+        yield from (mark for mark in MARK.finditer(value) if mark[1])
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from marks(item)

@@ -11,26 +11,17 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from serving.refusal import refusal
 from serving.wire.errors import KeyNameError
 from serving.wire.keys import Keys, client_id
 from serving.wire.limits import Limits
+from serving.zenoh_settings import PORT_MAX, ZenohSettings
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "float", "double", "half")
 FAMILIES = ("auto", "replay", "exported", "lerobot", "factory")
-LINKS = ("tcp", "tls", "quic", "udp", "ws", "unixsock-stream", "vsock", "serial")
-SECURE_LINKS = ("tls", "quic")
-PORT_MAX = 65535
-REFUSED = "manifest"  # type of the errors raised here, beside pydantic's own
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)")
-
-
-def refusal(at: str, wanted: str, got: str, remedy: str) -> PydanticCustomError:
-    """What a check raises; `at` is the dotted place below the model it stands in."""
-    said = {"at": at, "wanted": wanted, "got": got, "remedy": remedy}
-    return PydanticCustomError(REFUSED, "{wanted}, got {got}: {remedy}", said)
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str:
@@ -74,20 +65,6 @@ def _server_id(name: str) -> str:
     return name
 
 
-def _endpoint(text: str) -> str:
-    link, slash, address = text.partition("/")
-    if link not in LINKS or not slash or not address:
-        remedy = nearest(link, LINKS) if slash and link not in LINKS else "write it like tcp/192.168.0.10:7447"
-        raise refusal("", "want an endpoint: link/address", repr(text), remedy)
-    if link in ("tcp", "tls", "quic", "udp", "ws"):
-        port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\[\]]+):(\d+)", re.split(r"[?#]", address)[0])
-        if port is None or int(port[1]) > PORT_MAX:
-            remedy = f"write it like {link}/192.168.0.10:7447"
-            raise refusal("", f"want host:port behind {link}/, port 0 to {PORT_MAX}", repr(text), remedy)
-    return text
-
-
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 
 
@@ -203,69 +180,6 @@ class LimitSettings(Section):
     def limits(self) -> Limits:
         """As the wire takes them."""
         return Limits(**self.model_dump())
-
-
-class ZenohSettings(Section):
-    """The network."""
-
-    mode: Literal["client", "peer"] = Field(
-        "client", description="client: through a router; peer: robots come directly"
-    )
-    connect_endpoints: list[Endpoint] = Field(
-        default_factory=list, description="where to connect, like tcp/router:7447; required in client mode"
-    )
-    listen_endpoints: list[Endpoint] = Field(
-        default_factory=list, description="where to listen in peer mode, like tcp/0.0.0.0:7447"
-    )
-    tls_root_ca_certificate: str | None = Field(None, description="PEM file of the authority that signs certificates")
-    tls_connect_certificate: str | None = Field(None, description="PEM file of our certificate when we connect")
-    tls_connect_private_key: str | None = Field(None, description="PEM file of its private key")
-    tls_listen_certificate: str | None = Field(None, description="PEM file of our certificate when we listen")
-    tls_listen_private_key: str | None = Field(None, description="PEM file of its private key")
-    lease_ms: int = Field(2000, ge=100, le=600_000, description="how soon the network notices that we are gone")
-    rx_bytes_max: int = Field(
-        Limits.body_bytes_max + (1 << 20), ge=4096, description="larger messages are dropped before they are whole"
-    )
-    shared_memory: bool = Field(False, description="share memory with robots on the same machine")
-    extra_config_json5: str | None = Field(None, description="Zenoh configuration in JSON5, merged last")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> ZenohSettings:
-        if self.mode == "client" and not self.connect_endpoints:
-            remedy = "set zenoh.connect_endpoints: [tcp/ROUTER:7447], or zenoh.mode: peer with listen_endpoints"
-            raise refusal("connect_endpoints", "want a router to connect to in client mode", "no endpoint", remedy)
-        self._tls_is_whole()
-        extra = self.extra_config_json5 or ""
-        if self.mode == "peer" and not (self.connect_endpoints or self.listen_endpoints or extra):
-            remedy = "set zenoh.listen_endpoints: [tcp/0.0.0.0:7447]"
-            raise refusal("listen_endpoints", "want an endpoint in peer mode: nobody is searched for", "none", remedy)
-        if "tls" not in extra:
-            self._secure_links_have_certificates()
-        return self
-
-    def _tls_is_whole(self) -> None:
-        listens = bool(self.tls_listen_certificate)
-        ours = (self.tls_connect_certificate, self.tls_connect_private_key)
-        if any(ours) and not all((*ours, self.tls_root_ca_certificate)):
-            self._partial(("tls_root_ca_certificate", "tls_connect_certificate", "tls_connect_private_key"))
-        if listens != bool(self.tls_listen_private_key):
-            self._partial(("tls_listen_certificate", "tls_listen_private_key"))
-        if self.tls_root_ca_certificate and not all(ours) and not listens:
-            self._partial(("tls_root_ca_certificate", "tls_connect_certificate", "tls_connect_private_key"))
-
-    def _partial(self, names: tuple[str, ...]) -> None:
-        given = [name for name in names if getattr(self, name)]
-        missing = [name for name in names if not getattr(self, name)]
-        all_or_none = f"want all of zenoh.{', '.join(names)}, or none"
-        remedy = f"add {', '.join(missing)}, or remove the rest"
-        raise refusal(missing[0], all_or_none, f"only {', '.join(given)}", remedy)
-
-    def _secure_links_have_certificates(self) -> None:
-        for field, wanted in (("connect", "tls_root_ca_certificate"), ("listen", "tls_listen_certificate")):
-            for i, endpoint in enumerate(getattr(self, f"{field}_endpoints")):
-                if endpoint.split("/")[0] in SECURE_LINKS and not getattr(self, wanted):
-                    remedy = f"set zenoh.{wanted} and the others, or use tcp/"
-                    raise refusal(f"{field}_endpoints.{i}", f"want certificates for {endpoint}", "none", remedy)
 
 
 class Manifest(Section):

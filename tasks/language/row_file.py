@@ -67,6 +67,7 @@ def write_rows(dataset: Dataset, sink: IO[bytes] | pa.NativeFile, progress: Prog
                 if progress is not None:
                     progress(done, len(episodes))
             first += sum(run.frames for run in shard.runs)
+    pa.default_memory_pool().release_unused()  # what decoding took is not needed again
 
 
 def _record(root: Path, batch: Batch, episodes: Sequence[Episode], first: int) -> pa.RecordBatch:

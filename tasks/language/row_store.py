@@ -122,6 +122,12 @@ class RowStore:
         part, row = self._places[position]
         return part.indices[part.offsets[row] : part.offsets[row + 1]]
 
+    def numbers(self, position: int, frame: int) -> tuple[int, int, float]:
+        """`frame_index`, `index` and `timestamp` of one frame, as plain numbers."""
+        part, row = self._places[position]
+        at = part.offsets.item(row) + frame
+        return part.frame_indices.item(at), part.indices.item(at), part.timestamps.item(at)
+
     def table(self, position: int) -> EpisodeTable:
         """An episode's rows, to be looked up by frame (0-based position in the episode)."""
         return self._tables.get(position, lambda: self._make_table(position))

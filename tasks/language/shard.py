@@ -150,8 +150,13 @@ def _runs(file: pq.ParquetFile, path: Path) -> tuple[Run, ...]:
 def batches(shard: Shard, columns: Sequence[str]) -> Iterator[Batch]:
     """The shard's episodes in order, some at a time. Of a shard in row groups, nothing is read yet."""
     try:
-        leaves = text_leaves(shard.path)
-        file = pq.ParquetFile(shard.path, buffer_size=READ_BUFFER_BYTES, read_dictionary=leaves)
+        known = open_parquet(shard.path)  # its footer was read before: one of many row groups is large
+        file = pq.ParquetFile(
+            shard.path,
+            metadata=known.metadata,
+            buffer_size=READ_BUFFER_BYTES,
+            read_dictionary=_text_leaves(known.schema),
+        )
         limit = batch_rows(file)
         has = [c for c in LANGUAGE_COLUMNS if c in file.schema_arrow.names]
         cut = None if shard.aligned else cut_runs(file, shard.runs, [*columns, *has])
@@ -202,7 +207,10 @@ def group_batches(file: pq.ParquetFile, group: int, rows_max: int, columns: Sequ
 
 def text_leaves(path: Path) -> list[str]:
     """Parquet's names of the language columns' texts. Read as dictionary indices they cost a third."""
-    schema = pq.ParquetFile(path).schema
+    return _text_leaves(pq.ParquetFile(path).schema)
+
+
+def _text_leaves(schema: pq.ParquetSchema) -> list[str]:
     leaves = [schema.column(i).path for i in range(len(schema))]
     return [p for p in leaves if p.split(".")[0] in LANGUAGE_COLUMNS and p.split(".")[-1] in TEXT_FIELDS]
 

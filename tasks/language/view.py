@@ -61,13 +61,13 @@ class LanguageDataset:
         chosen = self.rows.episode_indices if episodes is None else sorted(set(map(int, episodes)))
         self._positions = [self.rows.position(episode) for episode in chosen]
         self._chosen = frozenset(self._positions)
-        self._ends = list(accumulate(map(self.rows.frames, self._positions)))
+        *self._starts, self._frames = accumulate(map(self.rows.frames, self._positions), initial=0)
         self._held: Recent[Columns] = Recent(COLUMNS_HELD_MAX_BYTES)
         self._epoch = SharedEpoch()
 
     def __len__(self) -> int:
         """How many frames."""
-        return self._ends[-1]
+        return self._frames
 
     def __getitem__(self, i: int) -> dict[str, Any] | None:
         """The sample of the i-th frame, counted from the end when negative. Raises IndexError outside."""
@@ -75,9 +75,8 @@ class LanguageDataset:
         at = i + len(self) if i < 0 else i
         if not 0 <= at < len(self):
             raise IndexError(f"want a frame below {len(self)}, got {i}")
-        nth = bisect_right(self._ends, at)
-        position = self._positions[nth]
-        return self._sample(position, at - self._ends[nth] + self.rows.frames(position), self.epoch)
+        nth = bisect_right(self._starts, at) - 1
+        return self._sample(self._positions[nth], at - self._starts[nth], self.epoch)
 
     def sample(self, episode_index: int, frame: int, epoch: int | None = None) -> dict[str, Any] | None:
         """The sample of a frame by its 0-based position in an episode, as drawn in an epoch (by default the one set).
@@ -110,11 +109,12 @@ class LanguageDataset:
             if not task:
                 return None
             rendered = task_alone(task)
+        frame_index, index, timestamp = rows.numbers(position, frame)
         sample: dict[str, Any] = {
             "episode_index": episode_index,
-            "frame_index": int(rows.frame_indices(position)[frame]),
-            "index": int(rows.indices(position)[frame]),
-            "timestamp": float(rows.timestamps(position)[frame]),
+            "frame_index": frame_index,
+            "index": index,
+            "timestamp": timestamp,
             "task": task,
         }
         if self._columns:

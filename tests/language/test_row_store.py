@@ -8,7 +8,6 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 from tasks.dataset.layout import open_dataset
 from tasks.errors import DatasetError, SettingsError
 from tasks.language import row_cache, row_file, row_store
-from tasks.language.arrow import COLUMN_TYPES, events_array, persistent_array
+from tasks.language.arrow import COLUMN_TYPES
 from tasks.language.expression import Selector
 from tasks.language.recent import Recent
 from tasks.language.resolve import EpisodeTable
@@ -27,7 +26,8 @@ from tasks.language.row_file import nearest_frames
 from tasks.language.row_store import RowStore, open_rows
 from tasks.language.rows import Row
 from tasks.language.styles import EVENTS, PERSISTENT, styles
-from tests.tiny import CAMERA, SHARD, make_dataset, sample_rows, times
+from tests.language.plain import annotate, dataset, tiny_rows
+from tests.tiny import SHARD, times
 
 STATES = [Selector(style=s.name) for s in styles() if s.column == PERSISTENT]
 
@@ -45,41 +45,6 @@ def everything(store: RowStore) -> list[tuple]:
         columns = [c.tolist() for c in (store.timestamps(i), store.frame_indices(i), store.indices(i))]
         facts.append((episode, store.task(i), store.frames(i), columns, what(store.table(i), store.frames(i))))
     return facts
-
-
-def annotate(root: Path, rows: dict[int, list[Row]], only_shard: int | None = None) -> Path:
-    """Put rows into a tiny dataset's shards as this version writes them; persistent rows may lie between frames."""
-    for path in open_dataset(root).data_files if only_shard is None else [root / SHARD.format(c=0, f=only_shard)]:
-        parts = []
-        table = pq.read_table(path)
-        for episode in np.unique(table["episode_index"].to_numpy()):
-            mine = table.filter(pa.compute.equal(table["episode_index"], episode))
-            stamps = mine["timestamp"].to_numpy()
-            events = [r for r in rows.get(int(episode), []) if r.style in ("vqa", "interjection", None)]
-            states = [r for r in rows.get(int(episode), []) if r not in events]
-            mine = mine.append_column(PERSISTENT, persistent_array(states, len(mine)))
-            parts.append(mine.append_column(EVENTS, events_array(events, stamps)))
-        with pq.ParquetWriter(path, parts[0].schema) as writer:
-            for part in parts:
-                writer.write_table(part)
-    return root
-
-
-def dataset(root: Path, shards: Sequence[Sequence[int]] = ((6, 4), (5,))) -> Path:
-    """A tiny dataset with the metadata that a whole one has."""
-    make_dataset(root, shards)
-    lengths = [n for shard in shards for n in shard]
-    columns = {"episode_index": range(len(lengths)), "length": lengths}
-    video = f"videos/{CAMERA}"
-    columns |= {f"{video}/{name}": [0] * len(lengths) for name in ("chunk_index", "file_index")}
-    columns |= {f"{video}/from_timestamp": [0.0] * len(lengths), f"{video}/to_timestamp": [1.0] * len(lengths)}
-    (root / "meta/episodes/chunk-000").mkdir(parents=True)
-    pq.write_table(pa.table(columns), root / "meta/episodes/chunk-000/file-000.parquet")
-    return root
-
-
-def tiny_rows(episode: int, frames: int) -> list[Row]:
-    return [row for rows in sample_rows(episode, frames).values() for row in rows]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import shutil
 import subprocess
@@ -15,13 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.dataset.layout import open_dataset
-from tasks.errors import RecipeError, SettingsError
+from tasks.errors import AmbiguousRowsError, RecipeError, SettingsError
 from tasks.language import view as view_module
 from tasks.language.collate import collate
 from tasks.language.recipe import load_recipe
 from tasks.language.render import Renderer
+from tasks.language.rows import Row
 from tasks.language.view import LanguageDataset
 from tests.language.conftest import Annotated
+from tests.language.plain import annotate, dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 
@@ -192,6 +195,36 @@ def test_a_pickle_is_small_has_the_epoch_and_goes_its_own_way(tabletop, cache):
     assert copy.epoch == 4 and said(copy) == said(view) and len(pickled) < 20_000
     view.set_epoch(5)
     assert copy.epoch == 4
+
+
+def test_a_child_that_sets_an_epoch_leaves_its_parents_alone(tabletop, cache):
+    view = LanguageDataset(tabletop.root, REHEARSED, cache_dir=cache)
+    context = multiprocessing.get_context("fork")
+    seen = context.Queue()
+
+    def train_apart() -> None:
+        view.set_epoch(3)
+        seen.put((view.epoch, said([view[0]])))
+
+    child = context.Process(target=train_apart)
+    child.start()
+    assert seen.get(timeout=60) == (3, said([view.sample(0, 0, epoch=3)]))
+    child.join()
+    assert view.epoch == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rows_that_contradict_each_other_raise_or_are_left_out(tmp_path, cache, workers):
+    twice = [Row("assistant", text, "subtask", 0.0) for text in ("lift", "push")]
+    root = annotate(dataset(tmp_path / "data", [[3]]), {0: [*twice, Row("assistant", "none yet", "memory", 0.0)]})
+    both = {
+        name: {"weight": 1, "messages": [{"role": "user", "content": f"${{{name}}}", "stream": "low_level"}]}
+        for name in ("subtask", "memory")
+    }
+    with pytest.raises(AmbiguousRowsError, match=r"(?s)style=subtask.*2 rows"):
+        list(loader(LanguageDataset(root, {"blend": both}, cache_dir=cache), workers))
+    forgiving = LanguageDataset(root, {"blend": both}, on_ambiguous="skip", cache_dir=cache)
+    assert {sample["messages"][0]["content"] for sample in loader(forgiving, workers)} == {"none yet"}
 
 
 def test_torch_is_not_imported():

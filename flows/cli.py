@@ -37,7 +37,7 @@ flag or setting; 3 done with failures (what could be annotated is written, what 
 the next run goes on from there."""
 
 app = typer.Typer(
-    help="Watch robot recordings with a vision-language model, write their language columns, and make training samples of them.",
+    help="Watch robot recordings with a vision-language model, write their language columns, make training samples.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,

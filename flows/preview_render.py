@@ -135,8 +135,7 @@ def recipe_table(name: str, components: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("component", overflow="fold")
     table.add_column("weight", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("turns (▶ learnt)", no_wrap=True)
-    table.add_column("bindings", ratio=1)
+    table.add_column("turns (▶ learnt), bindings", ratio=1)
     for c in components:
         cell = Text(c["name"])
         if c["route"]:
@@ -145,10 +144,12 @@ def recipe_table(name: str, components: Sequence[Mapping[str, Any]]) -> Table:
             cameras = c["cameras"] if isinstance(c["cameras"], str) else ", ".join(map(camera_name, c["cameras"]))
             cell.append(f"\ncameras {cameras}", "dim")
         weight = "" if c["weight"] is None else f"{c['weight']:g}"
-        bindings = Text("\n".join(f"{k} = {v}" for k, v in c["bindings"].items()))
+        turns = _turns(c["turns"])
+        for key, expression in c["bindings"].items():
+            turns.append(f"\n  {key} = {expression}", "dim")
         if c["unused"]:
-            bindings.append(f"\nnever used: {', '.join(c['unused'])}", "yellow")
-        table.add_row(cell, weight, f"{c['share']:.1%}", _turns(c["turns"]), bindings)
+            turns.append(f"\n  never used: {', '.join(c['unused'])}", "yellow")
+        table.add_row(cell, weight, f"{c['share']:.1%}", turns)
     return table
 
 

@@ -183,12 +183,12 @@ def _read(
     progress: Progress,
 ) -> ImportReport:
     """All labels as rows; nothing is written."""
+    episodes = dataset.episodes(only)
     name = find_form(dataset) if form == "auto" else form
     if options.gr00t_map is not None and name != "gr00t":
         raise SettingsError("want --gr00t.map with --from=gr00t only", f"--from={name}", "leave one of them out")
     if options.sarm_level is not None and name != "sarm":
         raise SettingsError("want --sarm.level with --from=sarm only", f"--from={name}", "leave one of them out")
-    episodes = dataset.episodes(only)
     opened = FORMS[name].open(dataset, episodes, options)
     report = ImportReport(target, name, list(opened.choices), [], [])
     for i, episode in enumerate(episodes):

@@ -37,6 +37,7 @@ class TurnPlan:
     stream: str
     target: bool
     if_present: int | None
+    if_absent: int | None
     calls: int | None
     needs: tuple[int, ...]  # slots whose text the whole turn needs
     likes: tuple[int, ...]  # slots that it takes where there are any: with a default, and tool calls
@@ -144,7 +145,7 @@ class _Turns:
         calls = self._slot(turn.tool_calls_from)
         likes = _likes(text or ()) if calls is None else (*_likes(text or ()), calls)
         return TurnPlan(
-            turn.role, turn.stream, turn.target, self._slot(turn.if_present), calls,
+            turn.role, turn.stream, turn.target, self._slot(turn.if_present), self._slot(turn.if_absent), calls,
             _needs(text or ()), likes, text, blocks,
         )  # fmt: skip
 

@@ -109,6 +109,7 @@ class Turn(BaseModel):
     )
     target: bool = Field(False, description="the policy learns to say this turn (text loss)")
     if_present: str | None = Field(None, description="name of a binding; without its row the turn is left out")
+    if_absent: str | None = Field(None, description="name of a binding; where it has a row the turn is left out")
     tool_calls_from: str | None = Field(None, description="name of a binding; its row's tool calls go into the turn")
 
     @model_validator(mode="after")
@@ -137,6 +138,8 @@ class Turn(BaseModel):
         """Every name that the turn uses, where, and what for."""
         if self.if_present is not None:
             yield ("if_present",), self.if_present, "presence"
+        if self.if_absent is not None:
+            yield ("if_absent",), self.if_absent, "presence"
         if self.tool_calls_from is not None:
             yield ("tool_calls_from",), self.tool_calls_from, "calls"
         for i, block in enumerate(self.content if isinstance(self.content, list) else ()):
@@ -175,8 +178,10 @@ class Recipe(BaseModel):
         None, description="name -> resolver expression, like nth_prev(style=memory, offset=1); overrides the defaults"
     )
     weight: float | None = Field(None, description="share of this component in a blend")
-    route: Literal["vqa"] | None = Field(
-        None, description="vqa: wherever this component can render, it does, whatever the other weights say"
+    route: Literal["event", "vqa"] | None = Field(
+        None,
+        description="event: where this component can render, it (or another one with a route) is drawn before all others; "
+        "vqa means the same",
     )
     cameras: Annotated[Literal["all"] | list[str] | None, BeforeValidator(_check_cameras)] = Field(
         None,

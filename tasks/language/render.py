@@ -225,6 +225,8 @@ def _kept(component: Component, at: _Frame) -> Kept | None:
     for turn in component.turns:
         if turn.if_present is not None and at.value(turn.if_present) is None:
             continue
+        if turn.if_absent is not None and at.value(turn.if_absent) is not None:
+            continue
         blocks: Sequence[Block] = ()
         if turn.blocks is None:
             lost = [slot for slot in turn.needs if at.text(slot) is None]

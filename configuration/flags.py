@@ -40,11 +40,18 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def parse(arguments: Sequence[str], known: Sequence[str], wording: Wording) -> dict[str, str]:
+def mappings(model: type[BaseModel]) -> list[str]:
+    """Settings that are open mappings: a flag may name what lies in them."""
+    return [name for name, field in leaves(model) if dict in {typing.get_origin(k) for k in _kinds(field.annotation)}]
+
+
+def parse(
+    arguments: Sequence[str], known: Sequence[str], wording: Wording, mappings: Collection[str] = ()
+) -> dict[str, str]:
     """`--a.b=v`, `--a.b v` and bare `--a.b` (true) to a flat map. Raises the command's error with the nearest flag."""
     found: dict[str, str] = {}
     for name, value in pairs(arguments, wording):
-        if name not in known:
+        if name not in known and name.rpartition(".")[0] not in mappings:
             remedy = nearest(name, known, "--") or f"{wording.help} for all of them"
             raise wording.error("want a known flag", f"--{name}", remedy)
         found[name] = "true" if value is None else value
@@ -86,7 +93,7 @@ def lay_over(tree: dict[str, Any], flat: Mapping[str, str], model: type[BaseMode
             if not isinstance(node.get(section), dict):
                 node[section] = {}
             node = node[section]
-        node[leaf] = _value(fields[name].annotation, text)
+        node[leaf] = _value(fields[name].annotation, text) if name in fields else _yaml(text)
 
 
 def _value(annotation: Any, text: str) -> Any:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from serving.refusal import refusal
 from serving.wire.errors import KeyNameError
-from serving.wire.keys import Keys, client_id
+from serving.wire.keys import Keys, client_id, sanitize
 from serving.wire.limits import Limits
 from serving.zenoh_settings import PORT_MAX, ZenohSettings
 
@@ -216,14 +216,22 @@ class Manifest(Section):
     def _has_a_key(self) -> Manifest:
         if self.pin_task and not self.default_task.strip():
             raise refusal("default_task", "want a task to pin", "none", "set default_task, or pin_task: false")
-        try:
-            self.keys()
-        except KeyNameError as err:
-            at = "service_name" if self.service_name else "default_task"
-            raise refusal(at, err.wanted, err.got or "that", err.remedy or "set service_name") from err
+        last = "service_name" if self.service_name else "default_task"
+        parts = {"model.repo_or_path": self._model, "model.revision": self.model.revision}
+        for at, name in {**parts, last: self.service_name or self.default_task}.items():
+            try:
+                sanitize(name or "default")
+            except KeyNameError as err:
+                remedy = err.remedy or "set service_name to a short name"
+                raise refusal(
+                    at, f"{err.wanted}: it is part of the service's key", err.got or repr(name), remedy
+                ) from err
         return self
 
+    @property
+    def _model(self) -> str:
+        return self.model.repo_or_path or self.model.family
+
     def keys(self) -> Keys:
-        """Where the service is found on the network. Raises KeyNameError."""
-        name = self.model.repo_or_path or self.model.family
-        return Keys.of(name, self.model.revision, self.default_task, service=self.service_name)
+        """Where the service is found on the network."""
+        return Keys.of(self._model, self.model.revision, self.default_task, service=self.service_name)

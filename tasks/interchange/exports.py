@@ -123,6 +123,7 @@ def export_labels(
     with nullcontext() if exporter.is_file else lock_dataset(output or dataset.root):
         if not exporter.is_file:
             recover(output or dataset.root)
+            dataset = open_dataset(root)  # recovery may have changed it
         episodes = stored_labels(dataset, options.style, progress)
         report = _report(dataset, to, options.style, episodes)
         progress("writing", 0, 0)

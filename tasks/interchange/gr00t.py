@@ -84,7 +84,8 @@ class _Reader:
 
     def read(self, episode: Episode, column: str) -> Found:
         """The labels that a column gives an episode."""
-        if _is_text(open_parquet(episode.data_path).schema_arrow.field(column).type):
+        schema = open_parquet(episode.data_path).schema_arrow
+        if column in schema.names and _is_text(schema.field(column).type):
             words = pc.utf8_trim_whitespace(frame_values(episode, column).cast(pa.string())).dictionary_encode()
             texts = dict(enumerate(words.dictionary.to_pylist()))
             indices = pc.fill_null(words.indices, NONE).to_numpy(zero_copy_only=False).astype(np.int64)

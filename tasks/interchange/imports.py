@@ -155,6 +155,7 @@ def import_labels(
     with nullcontext() if dry_run else lock_dataset(target):
         if not dry_run:
             recover(target)
+            dataset = open_dataset(root)  # recovery may have changed it
         report = _read(dataset, form, options or FormOptions(), target, only_episodes, progress)
         report.episodes = _replacing(dataset, report.episodes, replace=replace)
         if not dry_run:
@@ -174,6 +175,13 @@ def find_form(dataset: Dataset) -> str:
     return found[0]
 
 
+def _meant(options: FormOptions) -> str | None:
+    """The form that options are about."""
+    if options.gr00t_map is not None:
+        return "gr00t"
+    return None if options.sarm_level is None else "sarm"
+
+
 def _read(
     dataset: Dataset,
     form: FormName,
@@ -184,7 +192,7 @@ def _read(
 ) -> ImportReport:
     """All labels as rows; nothing is written."""
     episodes = dataset.episodes(only)
-    name = find_form(dataset) if form == "auto" else form
+    name = (_meant(options) or find_form(dataset)) if form == "auto" else form
     if options.gr00t_map is not None and name != "gr00t":
         raise SettingsError("want --gr00t.map with --from=gr00t only", f"--from={name}", "leave one of them out")
     if options.sarm_level is not None and name != "sarm":
@@ -208,7 +216,7 @@ def _episode(episode: Episode, found: Mapping[str, Found]) -> ImportedEpisode:
     """The rows of one episode, each on the timestamp of its frame."""
     rows: list[Row] = []
     for name, labels in found.items():
-        role = style(name).roles[-1]
+        role = style(name).roles[-1]  # of a style that both may say, a label is the robot's
         if name == "task_aug":  # another wording of the task holds for the whole episode
             wordings = dict.fromkeys(label.text for label in labels.labels)
             rows += [Row(role, text, name, episode.start_s) for text in wordings]

@@ -52,7 +52,7 @@ def test_dotted_flags_reach_their_form(tmp_path):
     done = call("import", f"--root={root}", "--from=sarm", "--sarm.level=dense", "--json")
     assert done.exit_code == 1 and json.loads(done.stdout)["error"] == "DatasetError"
     assert call("import", f"--root={root}", "--sarm.level=sparse").exit_code == 0
-    done = call("import", f"--root={root}", "--gr00t.map=annotation.x=subtask", "--json")
+    done = call("import", f"--root={root}", "--from=sarm", "--gr00t.map=a=subtask", "--json")
     assert done.exit_code == 2 and "--gr00t.map with --from=gr00t" in json.loads(done.stdout)["message"]
 
 

@@ -145,3 +145,4 @@ def test_two_forms_must_be_chosen_from(root):
     assert "subtask_index and sarm" in str(caught.value)
     with pytest.raises(SettingsError, match=r"want --sarm\.level with --from=sarm"):
         import_labels(root, "subtask_index", FormOptions(sarm_level="dense"))
+    assert imported(root, options=FormOptions(sarm_level="sparse")).form == "sarm"  # the option says which is meant

@@ -180,7 +180,7 @@ class Control:
         info = SessionInfo(
             session.session_id, client, agreed.robot_type, agreed.action_names, agreed.task, agreed.rtc, dict(ask.tags)
         )
-        session.policy = self._policy.open_session(info)
+        session.info, session.policy = info, self._policy.open_session(info)
         session.publisher = self._transport.publisher(self._keys.action(client), "action")
         return session
 

@@ -35,7 +35,7 @@ class Load:
         """A request is over."""
         if isinstance(record, RequestRecord):
             with self._lock:
-                self._waits.append(record.stages_s.get("queue", 0.0) + record.stages_s.get("wait", 0.0))
+                self._waits.append(record.waited_s)
 
     def wait_p95_s(self) -> float:
         """How long nearly all requests waited, lately."""

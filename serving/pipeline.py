@@ -87,6 +87,7 @@ class Pipeline:
         self._finish: deque[Work | Callable[[], None]] = deque()
         self._finish_wake = threading.Condition()
         self._finishing = 0
+        self._batches = 0
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self.heartbeat_s = time.monotonic()  # of the policy's thread
@@ -207,6 +208,7 @@ class Pipeline:
             session.session_id, session.client, header.seq_id, header.episode_id, taken.superseded,
             request_body=body if self.settings.keep_bodies else b"",
             request_header=header.pack(session.tag) if self.settings.keep_bodies else b"",
+            info=session.info, agreed=session.agreed,
         )  # fmt: skip
         record.stages_s["queue"] = started_s - taken.deposit.received_s
         work = Work(session, header, record, started_s)
@@ -273,11 +275,15 @@ class Pipeline:
 
     def _predict(self, batch: list[Work]) -> None:
         started_s = self.busy_since_s = time.monotonic()
-        for work in batch:
-            work.record.stages_s["wait"] = started_s - work.since_s
-            work.record.batch = len(batch)
+        reset = any(work.reset_policy for work in batch)
+        self._batches += 1
+        for place, work in enumerate(batch):
+            record = work.record
+            record.stages_s["wait"] = started_s - work.since_s
+            record.batch, record.batch_number, record.batch_place = len(batch), self._batches, place
+            record.policy_reset = reset
         try:
-            if any(work.reset_policy for work in batch):
+            if reset:
                 self.policy.reset()
             raws = self.policy.predict([work.prepared for work in batch])
             if len(raws) != len(batch):
@@ -329,6 +335,7 @@ class Pipeline:
         except Exception as err:  # noqa: BLE001 - see _prepare
             self._refuse(work, EventCode.INTERNAL, err)
             return
+        record.chunk_rows = len(chunk.robot)
         with _timed(record, "encode"):
             body = chunk_body(chunk, session, work.header, record, self._load())
             header = answer_header(work.header, MessageType.CHUNK, session.tag)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from serving.policies.base import SessionInfo
+    from serving.session import Agreement
 
 STAGES = ("queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode")
 Stage = Literal["queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode"]
@@ -21,8 +25,14 @@ class RequestRecord:
     episode_id: int
     superseded: int = 0
     batch: int = 0  # requests predicted together; 0: it did not get that far
-    outcome: str = OK  # or `error: …`
+    batch_number: int = 0  # which batch of this server, from 1 on
+    batch_place: int = 0  # which request of the batch, from 0 on
+    policy_reset: bool = False  # an exclusive policy forgot before this batch
+    outcome: str = OK  # or `error: <code>: …`
+    chunk_rows: int = 0
     stages_s: dict[str, float] = field(default_factory=dict)
+    info: SessionInfo | None = None  # with `agreed`, what it takes to open such a session again
+    agreed: Agreement | None = None
     request_header: bytes = b""
     request_body: bytes = b""
     reply_header: bytes = b""
@@ -32,6 +42,16 @@ class RequestRecord:
     def inference_s(self) -> float:
         """Preprocess, predict and postprocess: what a client is told as inference."""
         return sum(self.stages_s.get(stage, 0.0) for stage in ("preprocess", "predict", "postprocess"))
+
+    @property
+    def waited_s(self) -> float:
+        """In the mailbox and for the policy: what a client is told as queue wait."""
+        return sum(self.stages_s.get(stage, 0.0) for stage in ("queue", "wait"))
+
+    @property
+    def error_code(self) -> str:
+        """Name of the code that a failed request was answered with; "" when it went well."""
+        return "" if self.outcome == OK else self.outcome.split(": ", 2)[1]
 
 
 @dataclass(frozen=True)

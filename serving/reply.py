@@ -37,7 +37,6 @@ def chunk_body(chunk: Chunk, session: Session, header: Header, record: RequestRe
     agreed = session.agreed
     dtype = np.float16 if agreed.f16 else np.float32
     one_form = features.ONE_FORM in agreed and agreed.chunk_form == ROBOT
-    wait_s = sum(record.stages_s.get(stage, 0.0) for stage in ("queue", "wait"))
     return encode(
         ActionChunk(
             seq_id_echo=header.seq_id,
@@ -45,7 +44,7 @@ def chunk_body(chunk: Chunk, session: Session, header: Header, record: RequestRe
             episode_id_echo=header.episode_id,
             chunk_model=None if one_form else encode_tensor(chunk.model.astype(dtype, copy=False)),
             chunk_robot=encode_tensor(chunk.robot.astype(dtype, copy=False)),
-            queue_wait_ms=wait_s * 1e3,
+            queue_wait_ms=record.waited_s * 1e3,
             inference_ms=record.inference_s * 1e3,
             superseded_seqs=record.superseded,
             server_load=load,

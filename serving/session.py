@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serving.mailbox import Deposit, Mailbox
-from serving.policies.base import PolicySession
+from serving.policies.base import PolicySession, SessionInfo
 from serving.transport import Publisher
 from serving.wire import features
 from serving.wire.header import TAG_BYTES
@@ -48,6 +48,7 @@ class Session:
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     resume_token: str = field(default_factory=lambda: secrets.token_hex(16))
     tag: bytes = b""  # b"" where the client knows no tags
+    info: SessionInfo | None = None  # what the policy was told of it
     mailbox: Mailbox = field(default_factory=Mailbox)
     lock: threading.Lock = field(default_factory=threading.Lock)
     last_seen_s: float = 0.0

@@ -332,22 +332,22 @@ class Pipeline:
         try:
             with _timed(record, "postprocess"):
                 chunk = check_chunk(session.policy.finish(work.raw), self.policy.spec)
-        except Exception as err:  # noqa: BLE001 - see _prepare
-            self._refuse(work, EventCode.INTERNAL, err)
+            with _timed(record, "encode"):
+                body = chunk_body(chunk, session, work.header, record, self._load())
+                header = answer_header(work.header, MessageType.CHUNK, session.tag)
+                if not session.closed:
+                    session.publisher.put(body, header)
+        except Exception as err:  # noqa: BLE001 - see _prepare; a session may also close between the check and the put
+            self._refuse(work, EventCode.SESSION_CLOSED if session.closed else EventCode.INTERNAL, err)
             return
         record.chunk_rows = len(chunk.robot)
-        with _timed(record, "encode"):
-            body = chunk_body(chunk, session, work.header, record, self._load())
-            header = answer_header(work.header, MessageType.CHUNK, session.tag)
-            if not session.closed:
-                session.publisher.put(body, header)
         if self.settings.keep_bodies:
             record.reply_header, record.reply_body = header, body
         self._done(work)
 
     def _refuse(self, work: Work, code: EventCode, err: Exception) -> None:
         """A request fails by itself: the robot is told, the others go on."""
-        expected = isinstance(err, WireError | PredictError)
+        expected = isinstance(err, WireError | PredictError) or code == EventCode.SESSION_CLOSED
         work.record.outcome = f"error: {code.name.lower()}: {err}"
         if not expected:
             log.error("request %s of %s failed", work.header.seq_id, work.session.client, exc_info=err)
@@ -368,6 +368,8 @@ class Pipeline:
         session.close()
 
     def _publish_event(self, session: Session, code: EventCode, reason: str, header: Header | None) -> None:
+        if session.closed:
+            return
         echoed = header or Header(
             session.agreed.schema_version, 0, 0, max(session.episode, 0), 0, max(session.epoch, 0)
         )

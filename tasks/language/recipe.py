@@ -180,7 +180,7 @@ class Recipe(BaseModel):
     weight: float | None = Field(None, description="share of this component in a blend")
     route: Literal["event", "vqa"] | None = Field(
         None,
-        description="event: where this component can render, it (or another one with a route) is drawn before all others; "
+        description="event: where this component can render, it (or another one with a route) goes before all others; "
         "vqa means the same",
     )
     cameras: Annotated[Literal["all"] | list[str] | None, BeforeValidator(_check_cameras)] = Field(

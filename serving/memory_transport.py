@@ -1,22 +1,31 @@
-"""A network inside the process: the same rules as the real one, for tests and for trying things out."""
+"""A network inside the process: the same rules as the real one, for tests and for trying things out.
+
+Puts reach callbacks on the caller's thread, at once; questions are answered on threads of their own, so that a slow
+callback costs the asker its time limit and no more.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import zenoh
 
 from serving.errors import TransportError
+from serving.gate import Gate
 from serving.transport import Kind, Query, Sample
+from serving.wire.limits import DEFAULT_LIMITS
 
 
-def includes(key_expr: str, key: str) -> bool:
-    """Whether a key expression matches a key; `*` stands for one chunk that does not begin with @."""
-    wanted, got = key_expr.split("/"), key.split("/")
-    return len(wanted) == len(got) and all(
-        w == g or (w == "*" and not g.startswith("@")) for w, g in zip(wanted, got, strict=True)
-    )
+@dataclass(eq=False)
+class _Entry:
+    """Something declared: what it matches, whose it is, and what to call."""
+
+    key_expr: zenoh.KeyExpr
+    owner: MemoryTransport
+    call: Callable[..., None]
 
 
 @dataclass
@@ -24,123 +33,230 @@ class Hub:
     """What sessions in one process share."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    subscribers: list[tuple[str, object, Callable[[Sample], None]]] = field(default_factory=list)
-    queryables: list[tuple[str, object, Callable[[Query], None]]] = field(default_factory=list)
-    watchers: list[tuple[str, object, Callable[[str, bool], None]]] = field(default_factory=list)
-    tokens: list[tuple[str, object]] = field(default_factory=list)
+    subscribers: list[_Entry] = field(default_factory=list)
+    queryables: list[_Entry] = field(default_factory=list)
+    watchers: list[_Entry] = field(default_factory=list)
+    tokens: list[_Entry] = field(default_factory=list)
 
-    def tell(self, key: str, alive: bool) -> None:
-        """Tell the watchers of a token."""
+    def matching(self, among: list[_Entry], key_expr: zenoh.KeyExpr) -> list[_Entry]:
+        """What is declared on keys that a key expression has in common."""
         with self.lock:
-            watchers = [call for expr, _, call in self.watchers if includes(expr, key)]
-        for call in watchers:
-            call(key, alive)
+            return [entry for entry in among if entry.key_expr.intersects(key_expr)]
+
+    def tell_watchers(self, key_expr: zenoh.KeyExpr) -> None:
+        """Let those who watch a token look again."""
+        for entry in self.matching(self.watchers, key_expr):
+            entry.call()
 
 
 class MemoryTransport:
-    """One session with a hub."""
+    """One session with a hub. See Transport."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, rx_message_bytes_max: int = DEFAULT_LIMITS.body_bytes_max) -> None:
         self._hub = hub
+        self._gate = Gate(rx_message_bytes_max)
         self._closed = False
         self._mine: list[_Declared] = []
 
     def publisher(self, key: str, kind: Kind) -> MemoryPublisher:
         """See Transport."""
-        return MemoryPublisher(self._hub, self, key)
+        self.check_open()
+        return MemoryPublisher(self._hub, self, _key_expr(key))
 
     def subscribe(self, key_expr: str, on_sample: Callable[[Sample], None]) -> _Declared:
         """See Transport."""
-        return self._declare(self._hub.subscribers, (key_expr, self, on_sample))
+
+        def take(key: str, body: bytes, attachment: bytes) -> None:
+            if self._gate.admits(key, len(body), len(attachment)):
+                self._gate.call(on_sample, Sample(key, attachment, len(body), lambda: body))
+
+        return self._declare(self._hub.subscribers, key_expr, take)
 
     def queryable(self, key_expr: str, on_query: Callable[[Query], None]) -> _Declared:
         """See Transport."""
-        return self._declare(self._hub.queryables, (key_expr, self, on_query))
+
+        def take(asked: str, body: bytes, answers: _Answers) -> None:
+            key = asked if "*" in key_expr else key_expr
+            answer = _Answer(answers, key, self._gate)
+            query = Query(key, len(body), lambda: body, answer.reply, answer.done)
+            if not (self._gate.admits(key, len(body)) and self._gate.call(on_query, query)):
+                answer.done()
+
+        return self._declare(self._hub.queryables, key_expr, take)
 
     def query(self, key: str, body: bytes, timeout_s: float) -> list[bytes]:
-        """See Transport."""
-        with self._hub.lock:
-            calls = [call for expr, _, call in self._hub.queryables if includes(expr, key)]
-        answers: list[bytes] = []
-        left = threading.Semaphore(0)
-        for call in calls:
-            call(Query(key, len(body), lambda: body, answers.append, left.release))
-        end_s = time.monotonic() + timeout_s
-        for _ in calls:
-            left.acquire(timeout=max(0.0, end_s - time.monotonic()))
-        return list(answers)
+        """See Transport. Raises TransportError when closed."""
+        self._gate.refuse_inside("questions")
+        self.check_open()
+        asked = [e for e in self._hub.matching(self._hub.queryables, _key_expr(key)) if e.owner is not self]
+        answers = _Answers(len(asked))
+        for entry in asked:
+            threading.Thread(target=entry.call, args=(key, bytes(body), answers), daemon=True).start()
+        return [body for at, body in answers.wait(timeout_s) if self._gate.admits(at, len(body))]
 
     def token(self, key: str) -> _Declared:
         """See Transport."""
-        declared = self._declare(self._hub.tokens, (key, self), lambda: self._hub.tell(key, False))
-        self._hub.tell(key, True)
-        return declared
+        return self._declare(self._hub.tokens, key, lambda: None, lambda: self._hub.tell_watchers(_key_expr(key)))
 
     def watch(self, key_expr: str, on_change: Callable[[str, bool], None]) -> _Declared:
         """See Transport."""
-        declared = self._declare(self._hub.watchers, (key_expr, self, on_change))
-        for key in self.alive(key_expr, 0.0):
-            on_change(key, True)
+        watcher = _Watcher(lambda: self._live(key_expr), lambda key, alive: self._gate.call(on_change, key, alive))
+        declared = self._declare(self._hub.watchers, key_expr, watcher.look)
+        watcher.look()
         return declared
 
     def alive(self, key_expr: str, timeout_s: float) -> list[str]:
-        """See Transport."""
-        with self._hub.lock:
-            return [key for key, _ in self._hub.tokens if includes(key_expr, key)]
+        """See Transport. Raises TransportError when closed."""
+        self._gate.refuse_inside("questions")
+        self.check_open()
+        return self._live(key_expr)
 
     def connected(self) -> bool:
         """See Transport."""
         return not self._closed
 
+    def drops(self) -> dict[str, int]:
+        """How many messages were dropped before a callback saw them, by reason."""
+        return self._gate.drops()
+
     def close(self) -> None:
         """See Transport."""
-        self._closed = True
-        for declared in self._mine:
+        with self._hub.lock:
+            self._closed = True
+            mine, self._mine = self._mine, []
+        for declared in mine:
             declared.undeclare()
 
-    def _declare(self, among: list, entry: tuple, then: Callable[[], None] | None = None) -> _Declared:
+    def check_open(self) -> None:
+        """Raises TransportError once closed."""
         if self._closed:
             raise TransportError("want an open transport", "a closed one", "open another")
+
+    def _live(self, key_expr: str) -> list[str]:
+        keys = {str(entry.key_expr) for entry in self._hub.matching(self._hub.tokens, _key_expr(key_expr))}
+        return sorted(key for key in keys if self._gate.admits(key, 0))
+
+    def _declare(
+        self, among: list[_Entry], key_expr: str, call: Callable[..., None], changed: Callable[[], None] | None = None
+    ) -> _Declared:
+        entry = _Entry(_key_expr(key_expr), self, call)
+        declared = _Declared(self._hub, among, entry, changed)
         with self._hub.lock:
+            self.check_open()
             among.append(entry)
-        declared = _Declared(self._hub, among, entry, then)
-        self._mine.append(declared)
+            self._mine.append(declared)
+        if changed is not None:
+            changed()
         return declared
 
 
-@dataclass
+@dataclass(eq=False)
 class _Declared:
+    """See Declaration."""
+
     hub: Hub
-    among: list
-    entry: tuple
-    then: Callable[[], None] | None = None
+    among: list[_Entry]
+    entry: _Entry
+    changed: Callable[[], None] | None = None
 
     def undeclare(self) -> None:
-        """Take the entry out. Twice is once."""
+        """See Declaration."""
         with self.hub.lock:
-            there = any(entry is self.entry for entry in self.among)
-            self.among[:] = [entry for entry in self.among if entry is not self.entry]
-        if there and self.then is not None:
-            self.then()
+            if self.entry not in self.among:
+                return
+            self.among.remove(self.entry)
+        if self.changed is not None:
+            self.changed()
 
 
 class MemoryPublisher:
-    """Puts reach every other session's subscribers at once, on the caller's thread."""
+    """See Publisher."""
 
-    def __init__(self, hub: Hub, owner: MemoryTransport, key: str) -> None:
-        self._hub, self._owner, self._key = hub, owner, key
+    def __init__(self, hub: Hub, owner: MemoryTransport, key_expr: zenoh.KeyExpr) -> None:
+        self._hub, self._owner, self._key_expr = hub, owner, key_expr
         self._declared = True
 
     def put(self, body: bytes, attachment: bytes) -> None:
         """See Publisher."""
+        self._owner.check_open()
         if not self._declared:
-            raise TransportError("want a declared publisher", f"{self._key} is undeclared", "declare it again")
-        with self._hub.lock:
-            calls = [call for e, o, call in self._hub.subscribers if o is not self._owner and includes(e, self._key)]
-        body = bytes(body)
-        for call in calls:
-            call(Sample(self._key, attachment, len(body), lambda: body))
+            raise TransportError("want a declared publisher", f"{self._key_expr} is undeclared", "declare it again")
+        body, attachment = bytes(body), bytes(attachment)
+        for entry in self._hub.matching(self._hub.subscribers, self._key_expr):
+            if entry.owner is not self._owner:
+                entry.call(str(self._key_expr), body, attachment)
 
     def undeclare(self) -> None:
         """See Publisher."""
         self._declared = False
+
+
+class _Answers:
+    """What comes back to one question."""
+
+    def __init__(self, pending: int) -> None:
+        self._changed = threading.Condition()
+        self._pending, self._bodies = pending, []
+
+    def add(self, key: str, body: bytes) -> None:
+        with self._changed:
+            self._bodies.append((key, body))
+
+    def one_done(self) -> None:
+        with self._changed:
+            self._pending -= 1
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending <= 0, timeout_s)
+            return list(self._bodies)
+
+
+class _Answer:
+    """The way back of one question from one queryable."""
+
+    def __init__(self, answers: _Answers, key: str, gate: Gate) -> None:
+        self._answers: _Answers | None = answers
+        self._key, self._gate = key, gate
+        self._lock = threading.Lock()
+
+    def reply(self, body: bytes) -> None:
+        with self._lock:
+            if self._answers is None:
+                return self._gate.drop("late_answer", self._key)
+            self._answers.add(self._key, bytes(body))
+        return None
+
+    def done(self) -> None:
+        with self._lock:
+            answers, self._answers = self._answers, None
+        if answers is not None:
+            answers.one_done()
+
+
+@dataclass
+class _Watcher:
+    """Tells the difference between the tokens that live and those it has told of, in order whoever changes them."""
+
+    live: Callable[[], list[str]]
+    tell: Callable[[str, bool], Any]
+    told: set[str] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def look(self) -> None:
+        with self.lock:
+            live = set(self.live())
+            for key in sorted(self.told - live):
+                self.told.discard(key)
+                self.tell(key, False)
+            for key in sorted(live - self.told):
+                self.told.add(key)
+                self.tell(key, True)
+
+
+def _key_expr(text: str) -> zenoh.KeyExpr:
+    try:
+        return zenoh.KeyExpr(text)
+    except zenoh.ZError as err:
+        raise TransportError("want a key expression", str(err), "check the key") from err

@@ -155,6 +155,8 @@ def _message(turn: Turn, scene: Scene) -> dict[str, Any] | None:
     """One turn's message, None where it is left out."""
     if turn.if_present is not None and scene.row(turn.if_present) is None:
         return None
+    if turn.if_absent is not None and scene.row(turn.if_absent) is not None:
+        return None
     content, lost = _content(turn, scene)
     if lost:
         if turn.target or (turn.if_present is not None and scene.meaning(turn.if_present) in lost):

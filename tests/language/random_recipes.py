@@ -71,7 +71,7 @@ def _component(random: Random) -> dict[str, Any]:
         declared |= dict(OF_CAMERA)
         names += ("camera",)
     if random.random() < 0.3:
-        made["route"] = "event"
+        made["route"] = random.choice(("event", "vqa"))
     if declared:
         made["bindings"] = declared
     rows = (*DEFAULTS, *declared)
@@ -92,6 +92,8 @@ def _turn(random: Random, rows: Sequence[str], names: Sequence[str]) -> dict[str
         turn["content"] = _blocks(random, rows, names)
     if random.random() < 0.4:
         turn["if_present"] = random.choice((*rows, "task"))
+    if random.random() < 0.2:
+        turn["if_absent"] = random.choice((*rows, "task"))
     if random.random() < 0.3:
         turn["tool_calls_from"] = random.choice(("speech", *rows))
         if random.random() < 0.5:

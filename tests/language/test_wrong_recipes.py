@@ -226,6 +226,14 @@ TURNS = [
         turn("{role: user, content: a, stream: low_level, if_present: speach}"),
     ),
     Wrong(
+        "if_absent of nothing",
+        "messages[1].if_absent",
+        "a name of canonical_task",
+        "'interjections'",
+        "did you mean interjection?",
+        turn("{role: user, content: a, stream: low_level, if_absent: interjections}"),
+    ),
+    Wrong(
         "tool calls of nothing",
         "messages[1].tool_calls_from",
         "a name of interjection",

@@ -28,7 +28,7 @@ EXCLUSIVE = ("health_port", "debug.capture_dir", "audit.path")
 
 
 @dataclass(frozen=True)
-class Service:
+class ServicePlan:
     """One service of what was asked for, and how a process of its own is told to run just it."""
 
     name: str
@@ -69,7 +69,7 @@ class _Draft:
         return next(end for end in range(len(place), -1, -1) if not end or place[:end] in self.source.lines)
 
 
-def load(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "") -> list[Service]:
+def load(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "") -> list[ServicePlan]:
     """The services of some files (or of flags alone), checked. Raises ManifestError with all that is wrong.
 
     `only`: the name of the one service that is meant.
@@ -90,7 +90,7 @@ def load(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "") -
     return _on_gpus(services)
 
 
-def load_one(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "") -> Service:
+def load_one(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "") -> ServicePlan:
     """The one service that is meant. Raises ManifestError when there are several."""
     services = load(paths, arguments, only)
     if len(services) > 1:
@@ -172,20 +172,20 @@ def _no_such(only: str, drafts: Sequence[_Draft]) -> list[_Draft]:
 # --- drafts to services ------------------------------------------------------------------------------
 
 
-def _checked(draft: _Draft, problems: list[Problem]) -> Iterator[Service]:
+def _checked(draft: _Draft, problems: list[Problem]) -> Iterator[ServicePlan]:
     try:
         manifest = Manifest.model_validate(draft.tree)
     except ValidationError as err:
         problems += sorted((in_words(e, draft.where) for e in err.errors()), key=rank)
         return
     gpu = None if draft.gpu is None else str(draft.gpu)
-    yield Service(draft.name, manifest, gpu, draft.path, draft.flags)
+    yield ServicePlan(draft.name, manifest, gpu, draft.path, draft.flags)
 
 
 # --- several services on one machine ------------------------------------------------------------------------------
 
 
-def _clashes(drafts: Sequence[_Draft], services: Sequence[Service]) -> Iterator[Problem]:
+def _clashes(drafts: Sequence[_Draft], services: Sequence[ServicePlan]) -> Iterator[Problem]:
     """What two services cannot both have."""
     seen: dict[tuple[str, Any], str] = {}
     for draft, service in zip(drafts, services, strict=True):
@@ -211,7 +211,7 @@ def _exclusive(manifest: Manifest) -> Iterator[tuple[str, Any]]:
         yield "server_id", f"{manifest.keys().prefix} {manifest.server_id}"
 
 
-def _on_gpus(services: Sequence[Service]) -> list[Service]:
+def _on_gpus(services: Sequence[ServicePlan]) -> list[ServicePlan]:
     """Of several services, each one on `cuda` that names no GPU gets the next."""
     if len(services) == 1:
         return list(services)

@@ -57,6 +57,12 @@ def decode_request(body: bytes, session: Session, spec: PolicySpec, limits: Limi
     )
 
 
+def check_task(task: str, pinned: str | None) -> None:
+    """Raise MessageError when a service is pinned to another task."""
+    if pinned is not None and task and task != pinned:
+        raise MessageError(f"want the task {pinned!r}, which this service is pinned to", repr(task), "send no task")
+
+
 def _images(sent: Mapping[str, Image], wanted: set[str], limits: Limits, name: str) -> dict[str, np.ndarray]:
     """Pictures of the cameras that the policy looks at; others are checked but never decoded."""
     if missing := wanted - set(sent):

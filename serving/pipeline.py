@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.decode import buffer_left_s, decode_request
+from serving.decode import buffer_left_s, check_task, decode_request
 from serving.errors import PredictError
 from serving.policies.base import Policy
 from serving.record import Drop, Recorder, RequestRecord
@@ -217,7 +217,7 @@ class Pipeline:
                 request = decode_request(
                     body, session, self.policy.spec, self.settings.limits, self.settings.default_task
                 )
-                self._check_task(request.task)
+                check_task(request.task, self.settings.pinned_task)
             if request.episode_start or header.episode_id != session.episode:
                 session.begin_episode(header.episode_id)
                 session.reset_policy = not self.policy.spec.shared
@@ -235,11 +235,6 @@ class Pipeline:
             return None
         work.since_s = time.monotonic()
         return work
-
-    def _check_task(self, task: str) -> None:
-        pinned = self.settings.pinned_task
-        if pinned is not None and task and task != pinned:
-            raise WireError(f"want the task {pinned!r}, which this service is pinned to", repr(task), "send no task")
 
     # --- the policy's thread ---------------------------------------------------------------------------------------
 

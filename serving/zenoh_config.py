@@ -57,7 +57,8 @@ def must_connect(settings: ZenohSettings) -> bool:
 def common_config(lease_ms: int, message_bytes_max: int, shared_memory: bool) -> dict[str, Any]:
     """What clients, peers and routers have in common."""
     return {
-        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}},
+        # nobody is searched for, so opening need not wait until somebody is found
+        "scouting": {"delay": 0, "multicast": {"enabled": False}, "gossip": {"enabled": False}},
         "adminspace": {"enabled": False},
         "transport": {
             "link": {

@@ -7,26 +7,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Recent(Generic[V]):
+class Recent(Generic[K, V]):
     """Values by key; those used longest ago go first. Several threads may ask; a pickle holds none of the values."""
 
     def __init__(self, weight_max: int) -> None:
         """`weight_max`: of all values together, in whatever `make` weighs them by. One value is always held."""
         self.weight_max = weight_max
         self.weight = 0
-        self._held: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+        self._held: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], tuple[V, int]]) -> V:
-        """The value of a key; `make` gives it and its weight when it is not held."""
+    def get(self, key: K, make: Callable[[K], tuple[V, int]]) -> V:
+        """The value of a key; `make` gives value and weight when it is not held."""
         with self._lock:
             if (found := self._held.get(key)) is not None:
                 self._held.move_to_end(key)
                 return found[0]
-        value, weight = make()  # outside the lock: another thread may do the same work, none has to wait for it
+        value, weight = make(key)  # outside the lock: another thread may do the same work, none has to wait for it
         with self._lock:
             _, replaced = self._held.pop(key, (None, 0))
             self._held[key] = value, weight

@@ -84,7 +84,7 @@ class RowStore:
         self._tasks = [intern(task) for _, task, *_ in rows]
         self._places = [(part, row) for *_, part, row in rows]
         self._positions = {index: position for position, index in enumerate(self.episode_indices)}
-        self._tables: Recent[EpisodeTable] = Recent(ROWS_HELD_MAX)
+        self._tables: Recent[int, EpisodeTable] = Recent(ROWS_HELD_MAX)
 
     def __len__(self) -> int:
         """How many episodes."""
@@ -130,7 +130,7 @@ class RowStore:
 
     def table(self, position: int) -> EpisodeTable:
         """An episode's rows, to be looked up by frame (0-based position in the episode)."""
-        return self._tables.get(position, lambda: self._make_table(position))
+        return self._tables.get(position, self._make_table)
 
     def episode(self, position: int) -> Episode:
         """The episode's record as far as its columns need it: videos are left out."""

@@ -62,7 +62,7 @@ class LanguageDataset:
         self._positions = [self.rows.position(episode) for episode in chosen]
         self._chosen = frozenset(self._positions)
         *self._starts, self._frames = accumulate(map(self.rows.frames, self._positions), initial=0)
-        self._held: Recent[Columns] = Recent(COLUMNS_HELD_MAX_BYTES)
+        self._held: Recent[int, Columns] = Recent(COLUMNS_HELD_MAX_BYTES)
         self._epoch = SharedEpoch()
 
     def __len__(self) -> int:
@@ -118,9 +118,10 @@ class LanguageDataset:
             "task": task,
         }
         if self._columns:
-            columns = self._held.get(position, lambda: self._read_columns(position))
-            sample |= {name: np.array(values[frame]) for name, values in columns.items()}
-        return sample | rendered
+            columns = self._held.get(position, self._read_columns)
+            sample.update((name, np.array(values[frame])) for name, values in columns.items())
+        sample.update(rendered)
+        return sample
 
     def _read_columns(self, position: int) -> tuple[Columns, int]:
         read = self.rows.dataset.columns(self.rows.episode(position), self._columns)

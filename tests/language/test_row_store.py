@@ -191,20 +191,18 @@ def test_few_rows_are_held_and_all_can_be_had(tiny, cache, monkeypatch):
 def test_recent_keeps_what_was_used_last():
     made: list[str] = []
 
-    def make(key: str, weight: int = 1):
+    def make(key: str) -> tuple[str, int]:
         made.append(key)
-        return key.upper(), weight
+        return key.upper(), 100 if key == "huge" else 1
 
-    recent: Recent[str] = Recent(3)
-    for key in "abcab":
-        assert recent.get(key, lambda key=key: make(key)) == key.upper()
-    assert made == ["a", "b", "c"]
-    recent.get("d", lambda: make("d"))  # c was used longest ago
-    recent.get("a", lambda: make("a"))
-    recent.get("c", lambda: make("c"))
+    recent: Recent[str, str] = Recent(3)
+    assert [recent.get(key, make) for key in "abcab"] == list("ABCAB") and made == ["a", "b", "c"]
+    recent.get("d", make)  # c was used longest ago
+    recent.get("a", make)
+    recent.get("c", make)
     assert made == ["a", "b", "c", "d", "c"] and recent.weight == len(recent) == 3
-    assert recent.get("huge", lambda: make("huge", 100)) == "HUGE" and len(recent) == 1
-    recent.get("a", lambda: make("a"))
+    assert recent.get("huge", make) == "HUGE" and len(recent) == 1
+    recent.get("a", make)
     assert recent.weight == 1
     assert pickle.loads(pickle.dumps(recent)).weight_max == 3
 

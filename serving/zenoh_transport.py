@@ -128,18 +128,11 @@ class ZenohTransport:
 
     def watch(self, key_expr: str, on_change: Callable[[str, bool], None]) -> _Declared:
         """See Transport."""
-        told: set[str] = set()  # a token declared while the watch begins may be told of twice
-        lock = threading.Lock()
 
         def take(sample: zenoh.Sample) -> None:
-            key, lives = str(sample.key_expr), sample.kind == zenoh.SampleKind.PUT
-            if not self._gate.admits(key, 0):
-                return
-            with lock:
-                is_news = (key in told) != lives
-                (told.add if lives else told.discard)(key)
-            if is_news:
-                self._gate.call(on_change, key, lives)
+            key = str(sample.key_expr)
+            if self._gate.admits(key, 0):
+                self._gate.call(on_change, key, sample.kind == zenoh.SampleKind.PUT)
 
         with _as_transport_error(f"the liveliness of {key_expr}"):
             handler = Callback(take, indirect=False)

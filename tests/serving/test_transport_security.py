@@ -178,7 +178,7 @@ def test_a_robot_does_all_that_is_its_own(cast):
     assert [a.query(key, b"", 5.0) for key in own] == [[b"server"]] * 4
     assert questions.items == own
     assert servers.wait(2)
-    assert sorted(servers.items) == [(KEYS.replica_alive(SERVER), True), (KEYS.server_alive, True)]
+    assert sorted(servers.items) == [(KEYS.server_alive, True), (KEYS.replica_alive(SERVER), True)]
     assert a.alive(KEYS.replica_alive("*"), 1.0) == [KEYS.replica_alive(SERVER)]
     assert tokens.until(lambda items: (KEYS.alive("robot-a"), True) in items)
     assert server.alive(KEYS.alive("robot-a"), 1.0) == [KEYS.alive("robot-a")]

@@ -55,6 +55,7 @@ bench: $(VENV)/.dev ## tables of measured figures beside their bars
 	$(BIN)/python -m bench.bench_prompt
 	$(BIN)/python -m bench.bench_client
 	$(BIN)/python -m bench.bench_evaluate
+	$(BIN)/python -m bench.bench_language
 	$(BIN)/python -m bench.bench_snapping
 	$(BIN)/python -m bench.bench_annotate
 

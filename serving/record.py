@@ -51,7 +51,12 @@ class RequestRecord:
     @property
     def error_code(self) -> str:
         """Name of the code that a failed request was answered with; "" when it went well."""
-        return "" if self.outcome == OK else self.outcome.split(": ", 2)[1]
+        return error_code(self.outcome)
+
+
+def error_code(outcome: str) -> str:
+    """The code in `error: <code>: …`; "" when it went well."""
+    return "" if outcome == OK else outcome.split(": ", 2)[1]
 
 
 @dataclass(frozen=True)

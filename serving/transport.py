@@ -77,5 +77,8 @@ class Transport(Protocol):
     def connected(self) -> bool:
         """Whether anybody is at the other end: a router in client mode; always true for a listening peer."""
 
+    def drops(self) -> dict[str, int]:
+        """How many messages were dropped before a callback saw them, by reason."""
+
     def close(self) -> None:
         """End everything. Twice is once."""

@@ -6,31 +6,29 @@ A server that can be seen is a warm server: every step before the transport may 
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
 
 from serving.admission import Rules
 from serving.control import ControlSettings
 from serving.daemon import Daemon, ServiceSettings
-from serving.errors import ManifestError, PolicyError
+from serving.errors import ManifestError
 from serving.manifest import Manifest
 from serving.pipeline import PipelineSettings
 from serving.policies.base import Policy, PolicySpec
 from serving.record import Drop, Recorder, RequestRecord
+from serving.signals import stop_signals
 from serving.transport import Transport
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often a running service looks whether its threads live
 FPS_TOLERANCE_HZ = 1e-6
+EACH_SIZE_MAX = 8  # batch sizes up to here are all tried before robots come
 STOPPED, DIED = 0, 1  # exit codes of a service
 Listener = Callable[[RequestRecord | Drop], None]
 
@@ -84,8 +82,7 @@ def assemble(
     policy = (load or _load)(manifest)
     with ExitStack() as undo:
         undo.callback(policy.close)
-        settle(policy, manifest)
-        _warm(policy, manifest)
+        prepare(policy, manifest)
         transport = transport or _open(manifest)
         undo.callback(transport.close)
         closers = undo.enter_context(ExitStack())
@@ -110,54 +107,56 @@ def _load(manifest: Manifest) -> Policy:
     return load_policy(manifest.model, manifest.rtc)
 
 
-def settle(policy: Policy, manifest: Manifest) -> None:
-    """Decide how a policy is served, and hold what it declares against the manifest and against a trial."""
+def prepare(policy: Policy, manifest: Manifest) -> None:
+    """Hold what a policy declares against the manifest and a trial, settle how it is served, and warm it up.
+
+    Raises ManifestError where the manifest wants what this policy cannot do, PolicyError where the trial fails.
+    """
+    from serving.probe import probe, settle
+
     spec = policy.spec
     if manifest.serving_mode == "shared" and not spec.shared:
-        got = f"{spec.policy_type}, whose answers depend on earlier requests"
-        raise ManifestError(
-            "want a policy that robots can share for serving_mode: shared", got, "use serving_mode: auto or exclusive"
+        wanted, got = (
+            "want a policy that robots can share for serving_mode: shared",
+            f"{spec.policy_type}, which keeps state",
         )
-    if _continues(manifest, spec) and manifest.rtc.execution_horizon > spec.chunk_size:
+        raise ManifestError(wanted, got, "use serving_mode: auto or exclusive")
+    horizon = manifest.rtc.execution_horizon
+    if _continues(manifest, spec) and horizon > spec.chunk_size:
         wanted = f"want rtc.execution_horizon of at most {spec.chunk_size}, the rows of a chunk"
-        raise ManifestError(wanted, str(manifest.rtc.execution_horizon), "lower it")
-    if manifest.serving_mode == "exclusive":
-        spec = replace(spec, shared=False)
-    policy.spec = _probed(policy, spec, manifest)
-    if not policy.spec.shared:
-        policy.spec = replace(policy.spec, batch_max=1)
-        if manifest.max_sessions > 1:
-            log.warning("exclusive mode: one session at a time, not %d", manifest.max_sessions)
+        raise ManifestError(wanted, str(horizon), "lower it")
+    policy.spec, warnings = settle(spec, probe(policy, manifest.default_task), manifest.serving_mode)
+    for warning in (*warnings, *_remarks(manifest, policy.spec)):
+        log.warning(warning)
+    _warm(policy, manifest)
+
+
+def _remarks(manifest: Manifest, spec: PolicySpec) -> Iterator[str]:
+    """What an operator should know but that hinders nothing."""
+    if not spec.shared and manifest.max_sessions > 1:
+        yield f"exclusive: one robot at a time, max_sessions {manifest.max_sessions} does not count"
     if not spec.action_names:
-        log.warning("the policy names no actions: whether robots order them alike cannot be checked")
-    if (
-        "trained_fps" in manifest.model_fields_set
-        and abs(spec.fps - manifest.trained_fps) > FPS_TOLERANCE_HZ < spec.fps
-    ):
-        log.warning("the policy says %g Hz, the manifest %g Hz, which wins", spec.fps, manifest.trained_fps)
-
-
-def _probed(policy: Policy, spec: PolicySpec, manifest: Manifest) -> PolicySpec:
-    """What is declared, as far as a trial bears it out."""
-    from serving.probe import probe
-
-    report = probe(policy)
-    if spec.shared and not report.pure:
-        if manifest.serving_mode == "shared":
-            wanted = "want the same answer to the same request for serving_mode: shared"
-            raise PolicyError(wanted, report.reason, "use serving_mode: auto or exclusive")
-        log.warning("served to one robot at a time: %s", report.reason)
-        return replace(spec, shared=False)
-    return spec
+        yield "the policy names no actions: whether robots order them alike cannot be checked"
+    said = "trained_fps" in manifest.model_fields_set
+    if said and spec.fps and abs(spec.fps - manifest.trained_fps) > FPS_TOLERANCE_HZ:
+        yield f"the policy says {spec.fps:g} Hz, the manifest {manifest.trained_fps:g} Hz, which counts"
 
 
 def _warm(policy: Policy, manifest: Manifest) -> None:
-    if manifest.warmup_inferences:
-        from serving.warmup import warm_up
+    """Run every batch size that robots will cause, with and without a prefix."""
+    from serving.warmup import warm_up
 
-        log.info("warmed up: %s", warm_up(policy, manifest))
-    if not policy.spec.shared:
-        policy.reset()
+    largest = service_settings(manifest, policy.spec).pipeline.batch_max
+    sizes = range(1, largest + 1)
+    if largest > EACH_SIZE_MAX and not manifest.model.compile.enabled:
+        sizes = [*range(1, EACH_SIZE_MAX + 1), largest]  # in between nothing new is chosen or compiled
+    report = warm_up(
+        policy, manifest.limits.limits(), manifest.default_task, manifest.warmup_inferences,
+        _continues(manifest, policy.spec), sizes,
+    )  # fmt: skip
+    if alone_s := report.warm_s(1):
+        together = f", {report.warm_s(largest) * 1e3:.3g} ms for {largest}" if largest > 1 else ""  # type: ignore[operator]
+        log.info("warm after %.1f s: predict takes %.3g ms%s", report.total_s, alone_s * 1e3, together)
 
 
 def _continues(manifest: Manifest, spec: PolicySpec) -> bool:
@@ -214,32 +213,13 @@ def _listeners(manifest: Manifest, spec: PolicySpec, closers: ExitStack) -> tupl
 
         audit = AuditWriter(manifest.audit.path)
         closers.callback(audit.close)
+        metrics.watch_log("audit", audit)
         listeners.append(audit.note)
     if manifest.debug.capture_dir is not None:
         from serving.capture import CaptureWriter
 
         capture = CaptureWriter(manifest.debug.capture_dir, manifest.debug.capture_max, spec)
         closers.callback(capture.close)
+        metrics.watch_log("capture", capture)
         listeners.append(capture.note)
     return listeners, metrics
-
-
-# --- signals -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def stop_signals(asked: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set the event and do nothing else; a second one ends the process at once."""
-    before: dict[int, Any] = {}
-
-    def ask(number: int, _: FrameType | None) -> None:
-        asked.set()
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,8 +13,8 @@ from rich.console import Console
 from serving.errors import ManifestError, ServingError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-EXIT_CODES = """Exit codes: 0 done, or drained when told to stop; 1 failed while loading, serving or asking; 2 wrong flag
-or manifest, nothing was started; 130 interrupted before anything ran."""
+EXIT_CODES = """Exit codes: 0 done, or drained when told to stop; 1 failed while loading, serving or asking; 2 wrong
+flag or manifest, nothing was started; 130 interrupted before anything ran."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 out = Console()
 err = Console(stderr=True)

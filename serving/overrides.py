@@ -18,10 +18,13 @@ from configuration.yaml_source import Place, Source, dotted, read_yaml
 from serving.errors import ManifestError
 from serving.manifest import Manifest, nearest
 from serving.problems import KNOWN, ManifestProblems, Problem, in_words, rank
+from serving.zenoh_settings import ZenohSettings
 
 HELP = "see serving up --help"
 WORDING = flags.Wording(ManifestError, "--model.device=cpu", HELP)
 SERVICES = "services"
+SWITCHES = frozenset(name for name, field in flags.leaves(Manifest) if field.annotation is bool)
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # where one listens, and where one then connects
 OWN = ("name", "gpu")  # of an entry of the list, beside the fields of a manifest
 # what two services on one machine cannot share
 EXCLUSIVE = ("health_port", "debug.capture_dir", "audit.path")
@@ -97,6 +100,47 @@ def load_one(paths: Sequence[Path], arguments: Sequence[str] = (), only: str = "
         got = f"{len(services)}: {', '.join(service.name for service in services)}"
         raise ManifestError("want one service", got, f"choose with --service={services[0].name}")
     return services[0]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files and flags of a command line; a flag's value may be the next word, but for switches."""
+    paths: list[Path] = []
+    settings: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            paths.append(Path(word))
+            continue
+        takes_a_value = "=" not in word and word[2:] not in SWITCHES and rest and not rest[0].startswith("--")
+        settings.append(f"{word}={rest.pop(0)}" if takes_a_value else word)
+    return paths, settings
+
+
+def network(arguments: Sequence[str], connect: Sequence[str]) -> ZenohSettings:
+    """The network of somebody who only asks and has no manifest: `--zenoh.…` flags and where to connect."""
+    flat = flags.parse(arguments, KNOWN, WORDING, flags.mappings(Manifest))
+    zenoh = asking(_over({}, flat)["zenoh"], connect)
+    if not zenoh["connect_endpoints"]:
+        raise ManifestError("want to know where to ask", "no endpoint", "pass --connect=tcp/HOST:7447, or a manifest")
+    try:
+        return ZenohSettings.model_validate(zenoh)
+    except ValidationError as err:
+        found = [{**e, "loc": ("zenoh", *e["loc"])} for e in err.errors()]
+        raise ManifestProblems([in_words(e, lambda place: f"--{dotted(place)}") for e in found]) from None
+
+
+def asking(zenoh: Mapping[str, Any], connect: Sequence[str]) -> dict[str, Any]:
+    """`zenoh:` of a manifest as somebody needs it who only asks: the same router, or straight to who listens."""
+    listeners = [_near(endpoint) for endpoint in zenoh.get("listen_endpoints", ())]
+    endpoints = list(connect) or zenoh.get("connect_endpoints") or listeners
+    return {**zenoh, "mode": "client", "connect_endpoints": endpoints, "listen_endpoints": []}
+
+
+def _near(endpoint: str) -> str:
+    for everywhere, here in EVERYWHERE.items():
+        endpoint = endpoint.replace(f"/{everywhere}:", f"/{here}:")
+    return endpoint
 
 
 # --- files to drafts ------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ CONTROL_HUNG_S = 120.0  # sessions may read files from a hub when they open
 REQUEST_BYTES_MAX = 8 << 10
 REQUEST_S = 5.0  # for a whole request to come in, and for its answer to go out
 CONNECTIONS_MAX = 16
+POLL_S = 0.1  # how soon a stop is noticed
 JSON_TYPE = "application/json"
 
 
@@ -43,9 +44,9 @@ def problems(daemon: Daemon, hung_s: float = HUNG_S) -> list[str]:
     if daemon.stopped.is_set():
         return ["the daemon has stopped"]
     if not pipeline.alive:
-        found.append("a thread of the pipeline has ended")
+        found.append("a thread of the pipeline does not run")
     if not control.alive:
-        found.append("the control thread has ended")
+        found.append("the control thread does not run")
     busy_since_s = pipeline.busy_since_s
     if busy_since_s is not None and now_s - busy_since_s > hung_s:
         found.append(f"the policy has been at one batch for {now_s - busy_since_s:.0f} s: the device may hang")
@@ -80,7 +81,9 @@ class HealthServer:
             remedy = "free the port, or set another health_port (0: no health server)"
             raise ServingError(wanted, f"{err.strerror or err}", remedy) from err
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="serving-health", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), name="serving-health", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:

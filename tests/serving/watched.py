@@ -165,10 +165,17 @@ class Robot:
         return answer
 
 
-def start_daemon(
+def start_daemon(*args: Any, **settings: Any) -> tuple[Daemon, Hub]:
+    """A running daemon, and the hub that its robots meet it on. See make_daemon."""
+    daemon, hub = make_daemon(*args, **settings)
+    daemon.start()
+    return daemon, hub
+
+
+def make_daemon(
     policy: DoublingPolicy, *listeners: Any, sessions_max: int = 8, pipeline: PipelineSettings | None = None
 ) -> tuple[Daemon, Hub]:
-    """A running daemon, and the hub that its robots meet it on."""
+    """A daemon that is not started, and its hub."""
     hub = Hub()
     settings = ServiceSettings(
         KEYS,
@@ -176,6 +183,4 @@ def start_daemon(
         pipeline or PipelineSettings(batch_max=policy.spec.batch_max, default_task="stack"),
         server_id="replica-1",
     )
-    daemon = Daemon(policy, MemoryTransport(hub), settings, Recorder(*listeners))
-    daemon.start()
-    return daemon, hub
+    return Daemon(policy, MemoryTransport(hub), settings, Recorder(*listeners)), hub

@@ -33,6 +33,7 @@ LOOK_AHEAD_S = 3.0  # how far on from the last frame the next one is expected
 JUMP_FACTOR = 0.5  # a frame elsewhere must be this much nearer than the best one just ahead
 SPREAD_MIN = 1e-6  # a value that hardly varies is compared as it is
 BATCH_MAX = 256  # an answer is a slice of an array: nothing is gained by splitting batches
+BYTES_PER_VALUE = 4
 
 
 class ReplayOptions(Options):
@@ -119,15 +120,20 @@ class ReplaySession:
 
     def __init__(self, policy: ReplayPolicy, candidates: tuple[int, ...]) -> None:
         self._policy, self._candidates = policy, candidates
-        self._place: Place | None = None
+        self._places: list[Place] = []  # where the robot may be: one, unless episodes have been alike so far
 
     def prepare(self, request: Request) -> Place:
         """The place nearest to the robot's state; from the first match on within one episode."""
         state = request.moment.state
         if state is None:
             raise PredictError("want the robot's state", "none", "send it")
-        self._place = self._first(state, request.task) if self._place is None else self._next(state, self._place)
-        return self._place
+        if self._places:
+            found = [self._next(state, place) for place in self._places]
+        else:
+            found = [self._first(state, recording) for recording in self._recordings(request.task)]
+        nearest = min(distance for distance, _ in found)
+        self._places = [place for distance, place in found if distance == nearest]
+        return self._places[0]
 
     def finish(self, raw: np.ndarray) -> Chunk:
         """Both spaces are the recorded one."""
@@ -135,25 +141,24 @@ class ReplaySession:
 
     def reset(self) -> None:
         """The next observation may match any episode again."""
-        self._place = None
+        self._places = []
 
     def close(self) -> None:
         """Nothing to free."""
 
-    def _first(self, state: np.ndarray, task: str) -> Place:
-        """The nearest frame of all; of equally near ones the earliest. Episodes of the task asked for go first."""
-        policy = self._policy
-        of_task = [i for i in self._candidates if task and policy.recordings[i].task == task]
-        nearest, place = np.inf, Place(self._candidates[0], 0)
-        for i in of_task or self._candidates:
-            distances = policy.distances(i, state)
-            frame = int(np.argmin(distances))
-            if distances[frame] < nearest:
-                nearest, place = float(distances[frame]), Place(i, frame)
-        return place
+    def _recordings(self, task: str) -> tuple[int, ...]:
+        """Episodes of the task asked for; all where there is none of it."""
+        of_task = [i for i in self._candidates if task and self._policy.recordings[i].task == task]
+        return tuple(of_task) or self._candidates
 
-    def _next(self, state: np.ndarray, last: Place) -> Place:
-        """A frame soon after the last one, where a robot that follows the recording is.
+    def _first(self, state: np.ndarray, recording: int) -> tuple[float, Place]:
+        """The nearest frame of a recording, the earliest of equal ones, and how far it is."""
+        distances = self._policy.distances(recording, state)
+        frame = int(np.argmin(distances))
+        return float(distances[frame]), Place(recording, frame)
+
+    def _next(self, state: np.ndarray, last: Place) -> tuple[float, Place]:
+        """A frame soon after the last one, where a robot that follows the recording is, and how far it is.
 
         Many states come back: at rest, or on the way home. So a frame elsewhere, the last one included, must be clearly
         nearer than the best of those ahead.
@@ -161,10 +166,10 @@ class ReplaySession:
         distances = self._policy.distances(last.recording, state)
         end = last.frame + 1 + max(1, round(LOOK_AHEAD_S * self._policy.spec.fps))
         ahead = distances[last.frame + 1 : end]
-        anywhere = int(np.argmin(distances))
-        if not len(ahead) or distances[anywhere] < JUMP_FACTOR * ahead.min():
-            return Place(last.recording, anywhere)
-        return Place(last.recording, last.frame + 1 + int(np.argmin(ahead)))
+        frame = int(np.argmin(distances))
+        if len(ahead) and distances[frame] >= JUMP_FACTOR * ahead.min():
+            frame = last.frame + 1 + int(np.argmin(ahead))
+        return float(distances[frame]), Place(last.recording, frame)
 
 
 def _scale(recordings: Sequence[Recording]) -> np.ndarray:
@@ -211,7 +216,7 @@ def _check_memory(dataset: Dataset, episodes: Sequence[Episode], options: Replay
     """Refuse before anything is read."""
     shapes = (dataset.info.features[key].get("shape") or [1] for key in (options.state_key, options.action_key))
     values = sum(int(np.prod(shape)) for shape in shapes)
-    mib = sum(e.frames for e in episodes) * values * 4 / (1 << 20)
+    mib = sum(e.frames for e in episodes) * values * BYTES_PER_VALUE / (1 << 20)
     if mib > options.memory_mib_max:
         remedy = "name fewer in model.options.episodes, or raise model.options.memory_mib_max"
         wanted = f"want states and actions of at most {options.memory_mib_max} MiB"

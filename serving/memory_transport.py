@@ -57,6 +57,7 @@ class MemoryTransport:
         self._gate = Gate(rx_message_bytes_max)
         self._closed = False
         self._mine: list[_Declared] = []
+        self._asking: set[_Answers] = set()
 
     def publisher(self, key: str, kind: Kind) -> MemoryPublisher:
         """See Transport."""
@@ -87,12 +88,17 @@ class MemoryTransport:
     def query(self, key: str, body: bytes, timeout_s: float) -> list[bytes]:
         """See Transport. Raises TransportError when closed."""
         self._gate.refuse_inside("questions")
-        self.check_open()
         asked = [e for e in self._hub.matching(self._hub.queryables, _key_expr(key)) if e.owner is not self]
         answers = _Answers(len(asked))
+        with self._hub.lock:
+            self.check_open()
+            self._asking.add(answers)
         for entry in asked:
             threading.Thread(target=entry.call, args=(key, bytes(body), answers), daemon=True).start()
-        return [body for at, body in answers.wait(timeout_s) if self._gate.admits(at, len(body))]
+        try:
+            return [body for at, body in answers.wait(timeout_s) if self._gate.admits(at, len(body))]
+        finally:
+            self._asking.discard(answers)
 
     def token(self, key: str) -> _Declared:
         """See Transport."""
@@ -124,6 +130,9 @@ class MemoryTransport:
         with self._hub.lock:
             self._closed = True
             mine, self._mine = self._mine, []
+            asking = list(self._asking)
+        for answers in asking:
+            answers.end()
         for declared in mine:
             declared.undeclare()
 
@@ -205,6 +214,11 @@ class _Answers:
     def one_done(self) -> None:
         with self._changed:
             self._pending -= 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._pending = 0
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> list[tuple[str, bytes]]:

@@ -6,6 +6,7 @@ With mTLS and a list of robots it also keeps them apart: each may speak and list
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "tcp/127.0.0.1:7447"  # other hosts only when somebody says so
 ACCEPT_TIMEOUT_MS = 3000
+_ROOT = re.compile(r"@?[A-Za-z0-9_.-]+")
 
 
 class RouterSettings(TlsSettings):
@@ -74,8 +76,15 @@ class RouterSettings(TlsSettings):
         check_endpoints(self.listen_endpoints, "listen_endpoints", port_min=0)
         check_endpoints(self.connect_endpoints, "connect_endpoints", port_min=1)
         self.check_tls(self.connect_endpoints, self.listen_endpoints)
+        if not _ROOT.fullmatch(self.root):
+            raise refusal(
+                "root", "want a root such as @lerobot, one chunk without wildcards", repr(self.root), "fix it"
+            )
         for i, robot in enumerate(self.robots):
             _check_robot(i, robot, self.servers)
+        if len(set(self.robots)) < len(self.robots):
+            twice = next(robot for robot in self.robots if self.robots.count(robot) > 1)
+            raise refusal("robots", "want each robot once", f"{twice} twice", "take one out")
         open_doors = [e for e in self.listen_endpoints if protocol_of(e) not in ENCRYPTED]
         if self.robots and (open_doors or not self.enable_mtls):
             wanted = "want tls/ endpoints with enable_mtls to tell robots apart by their certificates"
@@ -125,7 +134,8 @@ def router_config(settings: RouterSettings) -> dict[str, Any]:
         "low_pass_filter": [
             {
                 "id": "largest-message", "flows": ["ingress"], "messages": ["put", "delete", "query", "reply"],
-                "key_exprs": ["**", f"{settings.root}/**"], "size_limit": settings.message_bytes_max + ATTACHMENT_BYTES_MAX,
+                "key_exprs": ["**", f"{settings.root}/**"],
+                "size_limit": settings.message_bytes_max + ATTACHMENT_BYTES_MAX,
             }
         ],
     }  # fmt: skip

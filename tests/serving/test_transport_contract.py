@@ -594,6 +594,18 @@ def test_a_session_may_be_closed_inside_a_callback(pair):
     assert changes.wait(2) and changes.items[1] == ("@t/b/alive", False)
 
 
+def test_closing_ends_a_question_that_is_under_way(pair):
+    here, there = pair
+    held = Heard()
+    there.queryable("@t/status", held)
+    linked(here, there)
+    threading.Timer(0.2, here.close).start()
+    started_s = time.monotonic()
+    assert here.query("@t/status", b"", 8.0) == []
+    assert time.monotonic() - started_s < 2.0
+    assert held.wait()
+
+
 def test_many_threads_may_close_at_once(pair):
     here, _ = pair
     threads = [threading.Thread(target=here.close) for _ in range(4)]

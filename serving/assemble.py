@@ -86,8 +86,9 @@ def assemble(
         transport = transport or _open(manifest)
         undo.callback(transport.close)
         closers = undo.enter_context(ExitStack())
-        listeners, metrics = _listeners(manifest, policy.spec, closers)
-        daemon = Daemon(policy, transport, service_settings(manifest, policy.spec), Recorder(*listeners))
+        settings = service_settings(manifest, policy.spec)
+        listeners, metrics = _listeners(manifest, policy.spec, settings, closers)
+        daemon = Daemon(policy, transport, settings, Recorder(*listeners))
         if manifest.health_port:
             from serving.health import HealthServer
 
@@ -202,7 +203,9 @@ def _open(manifest: Manifest) -> Transport:
     return open_transport(manifest.zenoh)
 
 
-def _listeners(manifest: Manifest, spec: PolicySpec, closers: ExitStack) -> tuple[list[Listener], Any]:
+def _listeners(
+    manifest: Manifest, spec: PolicySpec, settings: ServiceSettings, closers: ExitStack
+) -> tuple[list[Listener], Any]:
     """Who hears of each request, and the metrics among them."""
     from serving.metrics import Metrics
 
@@ -218,7 +221,8 @@ def _listeners(manifest: Manifest, spec: PolicySpec, closers: ExitStack) -> tupl
     if manifest.debug.capture_dir is not None:
         from serving.capture import CaptureWriter
 
-        capture = CaptureWriter(manifest.debug.capture_dir, manifest.debug.capture_max, spec)
+        debug = manifest.debug
+        capture = CaptureWriter(debug.capture_dir, debug.capture_max, spec, settings.pipeline, settings.server_id)
         closers.callback(capture.close)
         metrics.watch_log("capture", capture)
         listeners.append(capture.note)

@@ -136,7 +136,7 @@ class _RunAgain:
 
     def all(self, pairs: list[Pair]) -> None:
         """Run and compare every pair."""
-        if not self._policy.spec.shared:
+        if not self._run.shared:
             self._policy.reset()
             if pairs and not pairs[0].policy_reset:
                 self._report.notes.append("earlier requests of this exclusive policy are no longer kept: it may differ")
@@ -172,7 +172,7 @@ class _RunAgain:
         for start in range(0, len(works), size):
             part = works[start : start + size]
             try:
-                if part[0].pair.policy_reset and not self._policy.spec.shared:
+                if part[0].pair.policy_reset:
                     self._policy.reset()
                 raws = self._policy.predict([work.prepared for work in part])
                 if len(raws) != len(part):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from serving.assemble import assemble
 from serving.capture import CaptureWriter
 from serving.capture_log import count_pairs, read_segment, segments
 from serving.errors import ServingError
+from serving.manifest import Manifest
+from serving.memory_transport import Hub, MemoryTransport
 from serving.pipeline import PipelineSettings
 from serving.policies.base import Chunk, SessionInfo
 from serving.record import RequestRecord
@@ -327,3 +331,30 @@ def test_an_answer_of_another_shape_is_told(three_pairs):
     report = replay(three_pairs, Longer(replace(SPEC, chunk_size=2 * ROWS)))
     assert "float32 (6, 3), is float32 (12, 3)" in report.differences[0].what
     assert report.differences[0].deviation is None
+
+
+def test_what_a_manifest_captures_runs_again_by_that_manifest(tmp_path):
+    manifest = Manifest.model_validate(
+        {
+            "model": {"repo_or_path": "acme/doubling", "family": "tests.serving.watched:doubling", "device": "cpu"},
+            "default_task": "stack",
+            "health_port": 0,
+            "audit": {"path": str(tmp_path / "audit.jsonl")},
+            "debug": {"capture_dir": str(tmp_path / "capture"), "capture_max": 16},
+            "zenoh": {"mode": "peer", "listen_endpoints": ["tcp/127.0.0.1:0"]},
+        }
+    )
+    hub = Hub()
+    service = assemble(manifest, transport=MemoryTransport(hub))
+    service.start()
+    try:
+        robot = Robot(hub, "ann")
+        robot.open()
+        for state in (0.1, 0.2, 0.3):
+            robot.chunk(state)
+    finally:
+        service.stop()
+    report = replay(tmp_path / "capture", manifest)
+    assert report.ok and report.equal == 3 and report.notes == [], report
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["seq_id"] for line in lines] == [1, 2, 3]

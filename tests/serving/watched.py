@@ -184,3 +184,8 @@ def make_daemon(
         server_id="replica-1",
     )
     return Daemon(policy, MemoryTransport(hub), settings, Recorder(*listeners)), hub
+
+
+def doubling() -> DoublingPolicy:
+    """For manifests: `tests.serving.watched:doubling`."""
+    return DoublingPolicy()

@@ -220,8 +220,10 @@ class ZenohPublisher:
         with self._lock:
             if self._ended:
                 raise TransportError("want a declared publisher", f"{self._key} is undeclared", "declare it again")
-            with _as_transport_error(f"a put on {self._key}"):
+            try:
                 self._publisher.put(body, attachment=attachment)
+            except zenoh.ZError as err:
+                raise TransportError(f"want a put on {self._key}", str(err), "open another transport") from err
 
     def undeclare(self) -> None:
         """See Publisher."""

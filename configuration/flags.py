@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 Error = Callable[[str, str, str], Exception]  # (wanted, got, remedy)
+SURE, LIKELY = 0.88, 0.5  # how alike two names are when one is a slip of the other, and when it may be
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def pairs(
 
 def nearest(name: str, known: Sequence[str], dash: str = "") -> str:
     """`did you mean …?` for a name that is not known; "" when nothing comes near."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=SURE)
+    close = close or difflib.get_close_matches(name, known, n=3, cutoff=LIKELY)
     close += [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] and k not in close]
     return "did you mean " + " or ".join(dash + k for k in close[:3]) + "?" if close else ""
 

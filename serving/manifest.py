@@ -26,7 +26,7 @@ _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)")
 
 def nearest(name: str, known: tuple[str, ...]) -> str:
     """The likeliest of what is known, as a question; all of it where nothing comes near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from serving.errors import PolicyError, PredictError
 from serving.manifest import ModelSettings
@@ -43,7 +44,11 @@ IDENTITY = Normaliser()
 
 
 class ExportedOptions(Options):
-    """model.options of an exported policy: none yet."""
+    """model.options of an exported policy."""
+
+    threads: int | None = Field(
+        None, ge=1, description="threads that torch computes with on the CPU; null: one a core. Small networks want 1"
+    )
 
 
 @dataclass(frozen=True)
@@ -206,13 +211,13 @@ def _moments(request: Request, frames: int) -> list[Moment]:
 def load(model: ModelSettings) -> ExportedPolicy:
     """The folder `model.repo_or_path` with its policy.yaml. Raises PolicyError on whatever does not fit together."""
     try:
-        import torch  # noqa: F401
+        import torch
 
         from serving.policies.program import Program
     except ImportError as err:
         remedy = "pip install 'cuebook[serving]'"
         raise PolicyError("want torch to run an exported policy", f"no module {err.name}", remedy) from err
-    checked(ExportedOptions, model.options, "model.options of an exported policy")
+    options = checked(ExportedOptions, model.options, "model.options of an exported policy")
     if model.dtype is not None:
         remedy = "leave model.dtype out; export the policy in that type"
         raise PolicyError("want the type that the program was exported in", f"model.dtype {model.dtype}", remedy)
@@ -220,6 +225,8 @@ def load(model: ModelSettings) -> ExportedPolicy:
         remedy = "merge the adapter before the export"
         raise PolicyError("want no adapter on an exported policy", model.adapter.repo_or_path, remedy)
     check_device(model.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     folder = Path(model.repo_or_path).expanduser().absolute()
     file = read_policy_file(folder)
     normalisers = read_normalisers(file, folder)

@@ -134,7 +134,7 @@ def test_extra_configuration_changes_leaves_and_leaves_the_rest(pem):
     }"""
     files = {name: pem[name] for name in CONNECT_TRIPLE}
     link = with_extra(extra, **files)["transport"]["link"]
-    assert link["tx"] == {"lease": 500, "keep_alive": 4, "threads": 2}
+    assert link["tx"] == {"lease": 500, "keep_alive": 4, "threads": 2, "queue": {"size": {"data": 8}}}
     assert link["tls"]["verify_name_on_connect"] is False
     assert link["tls"]["root_ca_certificate"] == files["tls_root_ca_certificate"]
     assert link["tls"]["enable_mtls"] is True

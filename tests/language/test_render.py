@@ -300,6 +300,16 @@ def test_no_weight_is_spent_on_what_cannot_render():
     assert {renderer.render_named(TABLE, 8, episode=e, task=TASK)[0] for e in range(50)} == {"ask_front", "ask_wrist"}
 
 
+@pytest.mark.parametrize(
+    ("hashed", "drawn"),
+    [(0, "a"), (2**62 - 2**10, "a"), (2**62, "b"), (3 * 2**62 - 2**10, "b"), (3 * 2**62, "c"), (2**64 - 1, "c")],
+)
+def test_a_draw_on_the_edge_goes_to_the_next_component_and_rounding_to_the_last(monkeypatch, hashed, drawn):
+    monkeypatch.setattr("tasks.language.render._hash", lambda text: hashed)
+    blend = {name: {"weight": weight, "messages": [TELL]} for name, weight in (("a", 1.0), ("b", 2.0), ("c", 1.0))}
+    assert Renderer(load_recipe({"blend": blend})).render_named(TABLE, 0, episode=0)[0] == drawn
+
+
 def test_what_is_missing_is_told_by_component():
     renderer = Renderer(load_recipe(BLEND), cameras=CAMERAS)
     assert renderer.missing(TABLE, 0) == {

@@ -110,6 +110,13 @@ def test_of_several_states_on_one_frame_the_latest_is_in_force():
     assert nth_prev(both, 10, SUBTASK) is early and nth_prev(both, 10, SUBTASK, 2) is FIRST
 
 
+def test_frames_say_where_states_begin_even_where_a_broken_clock_stood_still():
+    early, late = Row("assistant", "early", "subtask", 0.5), Row("assistant", "late", "subtask", 0.5)
+    stuck = EpisodeTable([(5, late), (3, early)], ())
+    assert [active_at(stuck, frame, SUBTASK) for frame in (2, 3, 4, 5)] == [None, early, early, late]
+    assert nth_prev(stuck, 5, SUBTASK) is early
+
+
 def test_states_that_begin_at_once_contradict_each_other_in_every_resolver():
     twin = Row("assistant", "grab", "subtask", 1.0)
     twins = table(FIRST, SECOND, twin, THIRD)

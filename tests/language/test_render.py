@@ -302,7 +302,7 @@ def test_no_weight_is_spent_on_what_cannot_render():
 
 @pytest.mark.parametrize(
     ("hashed", "drawn"),
-    [(0, "a"), (2**62 - 2**10, "a"), (2**62, "b"), (3 * 2**62 - 2**10, "b"), (3 * 2**62, "c"), (2**64 - 1, "c")],
+    [(0, "a"), (2**62 - 2**12, "a"), (2**62, "b"), (3 * 2**62 - 2**12, "b"), (3 * 2**62, "c"), (2**64 - 1, "c")],
 )
 def test_a_draw_on_the_edge_goes_to_the_next_component_and_rounding_to_the_last(monkeypatch, hashed, drawn):
     monkeypatch.setattr("tasks.language.render._hash", lambda text: hashed)

@@ -152,10 +152,10 @@ class ZenohTransport:
         """See Transport."""
         if self._closed:
             return False
-        if self._settings.mode == "peer" and self._settings.listen_endpoints:
+        if self._settings.listen_endpoints:
             return True
         info = self._session.info
-        return bool(info.routers_zid() or (self._settings.mode == "peer" and info.peers_zid()))
+        return bool(info.routers_zid() or info.peers_zid())  # a client may also go straight to a peer that listens
 
     def drops(self) -> dict[str, int]:
         """How many messages were dropped before a callback saw them, by reason."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from serving.errors import ManifestError, TransportError
@@ -242,3 +244,16 @@ def test_settings_load_without_the_network():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_configuration_in_the_documentation_is_taken(pem, tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs/network.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) >= 7
+    for block in blocks:
+        node = block.get("zenoh", block)
+        node |= {name: pem[name] for name in node if name in pem}
+        if "zenoh" in block:
+            to_zenoh(node_config(ZenohSettings(**node), ATTEMPT_MS))
+        else:
+            to_zenoh(router_config(RouterSettings(**node)))

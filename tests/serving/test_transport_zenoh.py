@@ -111,6 +111,18 @@ def test_a_peer_that_listens_comes_up_alone_and_meets_the_other_when_it_comes():
     first.close()
 
 
+def test_a_client_may_go_straight_to_a_peer_that_listens():
+    endpoint = f"tcp/127.0.0.1:{free_port()}"
+    server = listener(endpoint)
+    server.queryable("@t/status", lambda query: (query.reply(b"here"), query.done()))
+    robot = client(endpoint)
+    assert robot.query("@t/status", b"", 2.0) == [b"here"]
+    assert robot.connected()
+    server.close()
+    assert until(lambda: not robot.connected())
+    robot.close()
+
+
 # --- what others may send ------------------------------------------------------------------------------------------
 
 

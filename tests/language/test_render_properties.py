@@ -23,7 +23,7 @@ from tests.language import oracle
 from tests.language.oracle import Contradiction, Episode, Scene
 from tests.language.random_recipes import CAMERAS, FRAMES, TASKS, random_episode, random_recipe
 
-EXAMPLES, BATCH = 1200, 300  # recipes, each with rows of its own
+EXAMPLES, BATCH = 800, 200  # recipes, each with rows of its own
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -69,7 +69,7 @@ NO_YAML = {
     "a call of a program": ("blend: !!python/object/apply:os.getcwd []\n", "line 1", "in it needs quotes"),
     "a day that is none": ("blend: 2020-99-99\n", "month", "in it needs quotes"),
     "a control character": ("blend: \x07\n", "#x0007", "in it needs quotes"),
-    "brackets without end": ("[" * 5000, "recursion", "quotes"),
+    "brackets without end": ("[" * 1500, "recursion", "quotes"),
 }
 
 

@@ -26,3 +26,12 @@ def stop_signals(asked: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupt_on_sigterm() -> None:
+    """While loading, SIGTERM ends the process as Ctrl-C does: also as the first process of a container."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

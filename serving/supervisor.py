@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,14 +17,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serving.console import DONE, FAILED, USAGE
+from serving.console import DONE, FAILED, INTERRUPTED, USAGE
 from serving.overrides import ServicePlan
 
 SUPERVISED = "CUEBOOK_SUPERVISED"  # set for processes whose standard input ends with their supervisor
 GRACE_S = 5.0  # beyond a service's own drain, before it is killed
 LINE_MAX = 8192  # characters of one line of a process
+ASKED = (DONE, INTERRUPTED, -signal.SIGTERM)  # how a process ends that was told to: drained, or not yet up
 
 State = Literal["starting", "ready", "waiting", "refused", "draining", "stopped"]
+
+
+def _command(plan: ServicePlan) -> list[str]:
+    return [sys.executable, "-m", "serving.cli", "up", *plan.words(), "--json"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,15 @@ class Supervisor:
     """Runs services until `stop` is set. `on_line(name, line)` hears what they say, from any thread."""
 
     def __init__(
-        self, plans: Sequence[ServicePlan], on_line: Callable[[str, str], None], patience: Patience | None = None
+        self,
+        plans: Sequence[ServicePlan],
+        on_line: Callable[[str, str], None],
+        patience: Patience | None = None,
+        command: Callable[[ServicePlan], list[str]] = _command,
     ) -> None:
         self.children = [Child(plan) for plan in plans]
         self.stop = threading.Event()
-        self._on_line, self._patience = on_line, patience or Patience()
+        self._on_line, self._patience, self._command = on_line, patience or Patience(), command
 
     def run(self, on_tick: Callable[[], object] = lambda: None, tick_s: float = 0.5) -> int:
         """Supervise until `stop` is set or no service is left, then drain. The exit code."""
@@ -84,10 +94,9 @@ class Supervisor:
             for thread in threads:
                 thread.join()
             on_tick()
-        refused = [child for child in self.children if child.state == "refused"]
-        if len(refused) == len(self.children):
+        if all(child.state == "refused" for child in self.children):
             return USAGE
-        return FAILED if refused or any(c.exit_code != DONE for c in self.children) else DONE
+        return DONE if all(child.exit_code in ASKED for child in self.children) else FAILED
 
     # --- one service ---------------------------------------------------------------------------------------------
 
@@ -106,7 +115,8 @@ class Supervisor:
                 wait_s = self._patience.first_s
             child.state = "waiting"
             self._on_line(child.plan.name, f"{ending(child.exit_code)}: starting again in {wait_s:g} s")
-            self.stop.wait(wait_s)
+            if self.stop.wait(wait_s):
+                break
             wait_s = min(wait_s * self._patience.factor, self._patience.longest_s)
             child.restarts += 1
         child.state = "stopped"
@@ -118,7 +128,7 @@ class Supervisor:
         if child.plan.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = child.plan.gpu
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "up", *child.plan.words(), "--json"],
+            self._command(child.plan),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
             text=True, encoding="utf-8", errors="replace", bufsize=1,
             start_new_session=True,  # Ctrl-C is for the supervisor, which drains them in its own way

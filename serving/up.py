@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.console import err, out, say, say_json
 from serving.overrides import ServicePlan
-from serving.signals import stop_signals
+from serving.signals import interrupt_on_sigterm, stop_signals
 from serving.supervisor import Child, Supervisor, ending, watch_supervisor
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def up_one(plan: ServicePlan, as_json: bool) -> int:
     """Serve in this process until told to stop. The exit code. Raises ServingError."""
     if plan.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpu  # before torch looks
+    interrupt_on_sigterm()
     from serving.check import ports_free
 
     ports_free(plan.manifest)  # known at once, not after minutes of loading

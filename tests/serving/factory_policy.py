@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,3 +64,13 @@ def shared() -> RampPolicy:
 def broken() -> RampPolicy:
     """A checkpoint that cannot be loaded."""
     raise PolicyError("want weights", "a hole", "train again")
+
+
+def stateful() -> RampPolicy:
+    """One robot at a time: it declares that it keeps something between requests."""
+    return RampPolicy(replace(SPEC, policy_type="stateful", shared=False, batch_max=1))
+
+
+def leaky() -> RampPolicy:
+    """Declares that robots may share it, and answers one with what another saw."""
+    return RampPolicy(replace(SPEC, policy_type="leaky"), leaks=True)

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from serving.policies.policy_yaml import (
-    ACTION,
-    STATE,
-    CameraEntry,
-    Feature,
-    History,
-    Normalisation,
-    PolicyFile,
-    Prefix,
-    Vector,
-)
+from serving.policies.options import checked
+from serving.policies.policy_yaml import ACTION, STATE, PolicyFile
 from serving.policies.write_exported import EXAMPLE_BATCH, write_exported
 
 if TYPE_CHECKING:
@@ -54,19 +45,20 @@ def make_tiny(
 
     cameras = {"observation.images.front": (96, 96)} if cameras is None else dict(cameras)
     names = [f"joint_{i}.pos" for i in range(action_dim)] if action_names is None else list(action_names)
-    file = PolicyFile(
-        policy_type="tiny",
-        program="policy.pt2",
-        batch_max=max(batch_sizes, default=batch_max),
-        fps=fps,
-        chunk_size=chunk_size,
-        action=Vector(dim=action_dim, names=names),
-        state=Vector(dim=state_dim) if state_dim else None,
-        cameras=[CameraEntry(name=n, height=h, width=w) for n, (h, w) in cameras.items()],
-        history=History(frames=history_frames, step=history_step),
-        prefix=Prefix(form=prefix_form, rows=prefix_rows) if prefix_rows else None,
-        normalisation=_modes(state_dim, cameras),
-    )
+    shapes = {
+        "policy_type": "tiny",
+        "program": "policy.pt2",
+        "batch_max": max(batch_sizes, default=batch_max),
+        "fps": fps,
+        "chunk_size": chunk_size,
+        "action": {"dim": action_dim, "names": names},
+        "state": {"dim": state_dim} if state_dim else None,
+        "cameras": [{"name": name, "height": size[0], "width": size[1]} for name, size in cameras.items()],
+        "history": {"frames": history_frames, "step": history_step},
+        "prefix": {"form": prefix_form, "rows": prefix_rows} if prefix_rows else None,
+        "normalisation": {"features": _modes(state_dim, cameras)},
+    }
+    file = checked(PolicyFile, shapes, "shapes of a tiny policy")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(file)
@@ -75,10 +67,9 @@ def make_tiny(
     return write_exported(Path(folder), file, network, _statistics(file, rng), list(batch_sizes))
 
 
-def _modes(state_dim: int, cameras: Mapping[str, tuple[int, int]]) -> Normalisation:
-    features = {STATE: Feature(mode="mean_std")} if state_dim else {}
-    features |= {name: Feature(mode="mean_std") for name in cameras}
-    return Normalisation(features={**features, ACTION: Feature(mode="min_max")})
+def _modes(state_dim: int, cameras: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, str]]:
+    state = {STATE: {"mode": "mean_std"}} if state_dim else {}
+    return {**state, **{name: {"mode": "mean_std"} for name in cameras}, ACTION: {"mode": "min_max"}}
 
 
 def _statistics(file: PolicyFile, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:

@@ -20,6 +20,7 @@ FILES_KEPT = 4  # beside the one being written
 LINES_WAITING_MAX = 8192
 OUTCOME_MAX = 500  # characters
 CLOSE_S = 5.0
+STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}  # opening them by name fails where they are sockets
 
 
 class AuditLine(msgspec.Struct):
@@ -121,6 +122,10 @@ class RotatingFile:
             self._fd = -1
 
     def _open(self) -> None:
+        stream = STREAMS.get(str(self._path))
+        if stream is not None:
+            self._fd, self._regular, self._size = os.dup(stream), False, 0
+            return
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         found = os.fstat(self._fd)
         self._regular, self._size = stat.S_ISREG(found.st_mode), found.st_size

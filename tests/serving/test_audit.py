@@ -7,12 +7,15 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 import serving.audit
-from serving.audit import AuditWriter, RotatingFile, audit_line
+from serving.audit import AuditLine, AuditWriter, RotatingFile, audit_line
 from serving.errors import ServingError
 from serving.log_writer import LogWriter
 from serving.record import STAGES, Drop, RequestRecord
@@ -116,6 +119,22 @@ def test_a_logger_takes_lines_too(caplog):
     assert [json.loads(r.message)["seq_id"] for r in caplog.records if r.name == "test.audit"] == [7]
 
 
+def test_standard_output_takes_lines_and_is_never_turned_over(tmp_path):
+    code = """
+from serving.audit import RotatingFile
+from pathlib import Path
+file = RotatingFile(Path("/dev/stdout"), bytes_max=10)
+for n in range(5):
+    file.write(b'{"n": %d}' % n)
+file.close()
+"""
+    out = tmp_path / "out"
+    with out.open("wb") as stream:
+        subprocess.run([sys.executable, "-c", code], stdout=stream, check=True)
+    assert [line["n"] for line in lines_of(out)] == [0, 1, 2, 3, 4]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_path_that_cannot_be_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/audit.jsonl", tmp_path):
@@ -177,3 +196,22 @@ def test_items_are_bounded_by_bytes_too():
     assert writer.put(b"", 40)
     free.set()
     assert writer.close(WAIT_S)
+
+
+def test_the_page_about_the_audit_log_is_complete_and_its_query_runs(tmp_path, monkeypatch):
+    import duckdb
+
+    page = (Path(__file__).resolve().parents[2] / "docs/observability.md").read_text()
+    section = page.split("## Audit log")[1].split("## ")[0]
+    named = [
+        name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert named == list(AuditLine.__struct_fields__)
+    monkeypatch.chdir(tmp_path)
+    audit = AuditWriter("audit.jsonl")
+    for seq_id in range(4):
+        audit.note(record(seq_id, superseded=seq_id, outcome="error: internal: x" if seq_id == 3 else "ok"))
+    audit.close()
+    (query,) = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    ((client, requests, *_, superseded, failed),) = duckdb.sql(query).fetchall()
+    assert (client, requests, superseded, failed) == ("ann", 4, 6, 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import DROP_REASONS, OTHER, PREFIX, TRANSPORT_REASONS, Metrics
+from serving.log_writer import LogWriter
+from serving.metrics import DROP_REASONS, EVENTS, OTHER, PREFIX, REJECTS, TRANSPORT_REASONS, Metrics
 from serving.pipeline import PipelineSettings
 from serving.record import STAGES, Drop, RequestRecord
 from serving.wire.errors import EventCode, RejectCode
@@ -223,3 +224,20 @@ def test_codes_are_the_wires():
         assert f'events_total{{code="{code.name.lower()}"}}' in seen
     for code in set(RejectCode) - {RejectCode.NONE}:
         assert f'rejects_total{{code="{code.name.lower()}"}}' in seen
+
+
+def test_the_page_about_metrics_is_complete(served):
+    _, metrics, _, _ = served
+    page = (SERVING.parent / "docs/observability.md").read_text()
+    metrics.watch_log("audit", LogWriter("audit", lambda line: None))
+    shown = set()
+    for family in text_string_to_metric_families(metrics.page().decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        shown.add((name, family.type, frozenset(k for s in family.samples for k in s.labels) - {"le"}))
+    rows = re.findall(r"^\| `(cuebook_\w+)` \| (\w+) \| ([\w, ]*)\|", page, re.MULTILINE)
+    assert {(name, kind, frozenset(labels.replace(" ", "").split(",")) - {""}) for name, kind, labels in rows} == shown
+    assert set(re.findall(r"^\| `(\w+)` \| ", page.split("Why an observation")[1].split("##")[0], re.MULTILINE)) == set(
+        DROP_REASONS
+    )
+    for word in (*EVENTS, *REJECTS, *TRANSPORT_REASONS, *STAGES):
+        assert f"`{word}`" in page

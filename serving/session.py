@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from serving.errors import TransportError
 from serving.mailbox import Deposit, Mailbox
 from serving.policies.base import PolicySession, SessionInfo
 from serving.transport import Publisher
 from serving.wire import features
 from serving.wire.header import TAG_BYTES
 from serving.wire.messages import BOTH
+
+log = logging.getLogger(__name__)
 
 NO_EPISODE = -1  # so that the first observation always begins one
 
@@ -93,19 +98,19 @@ class Session:
                     self._busy = False
                     return
                 action = self._when_idle.pop(0)
-            action()
+            try:
+                action()
+            except Exception:  # or the turn would never end
+                log.exception("what waited for a turn of %s to end has failed", self.client)
 
     def when_idle(self, action: Callable[[], None]) -> None:
         """Run an action between two requests: now when none is under way, else by the thread that ends the turn."""
         with self.lock:
+            self._when_idle.append(action)
             if self._busy:
-                self._when_idle.append(action)
                 return
             self._busy = True
-        try:
-            action()
-        finally:
-            self.end()
+        self.end()
 
     def begin_episode(self, episode: int) -> None:
         """A new episode: the robot's processors forget the last one. Only by whoever holds the turn."""
@@ -119,5 +124,6 @@ class Session:
                 return
             self.closed = True
         self.mailbox.clear()
-        self.publisher.undeclare()
+        with suppress(TransportError):  # the network may be gone already
+            self.publisher.undeclare()
         self.when_idle(self.policy.close)

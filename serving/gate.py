@@ -38,7 +38,7 @@ class Gate:
             self._drops[reason] += 1
             count = self._drops[reason]
         if _is_power_of_ten(count):
-            log.warning("dropped %s: %s (%d so far)", what[:200], reason, count)
+            log.warning("dropped %.200r: %s (%d so far)", what, reason, count)  # a key may hold line breaks
 
     def admits(self, key: str, size: int, attachment_size: int = 0) -> bool:
         """Whether a message may go on to a callback; sizes in bytes, before anything is copied."""

@@ -14,6 +14,7 @@ from serving.wire.messages import BOTH, ROBOT, SessionOpen
 
 FPS_TOLERANCE_HZ = 1e-6
 NAMED_MAX = 8  # names listed in one message
+SAID_MAX = 80  # characters of what a client said that are said back
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,19 @@ def judge(ask: SessionOpen, rules: Rules, active: int, room: bool) -> Verdict:
     if missing := [c.name for c in spec.cameras if c.name not in ask.camera_names]:
         return _refuse(RejectCode.CAMERAS, f"want cameras {', '.join(missing)}, got {_list(ask.camera_names)}")
     if rules.pinned_task is not None and ask.task and ask.task != rules.pinned_task:
-        return _refuse(RejectCode.TASK, f"want the task {rules.pinned_task!r}, got {ask.task!r}")
+        return _refuse(RejectCode.TASK, f"want the task {rules.pinned_task!r}, got {ask.task[:SAID_MAX]!r}")
     agreed = features.agreed(features.ALL, ask.features)
     if spec.history_frames > 1 and features.HISTORY not in agreed:
         wanted = f"want a client that sends the last {spec.history_frames} moments (feature {features.HISTORY})"
         return _refuse(RejectCode.FEATURES, f"{wanted}, got features {_list(ask.features)}")
     warnings = []
-    if ask.fps and rules.trained_fps and abs(ask.fps - rules.trained_fps) > FPS_TOLERANCE_HZ:
+    if ask.fps and rules.trained_fps and not abs(ask.fps - rules.trained_fps) <= FPS_TOLERANCE_HZ:  # NaN too
         text = f"the policy was trained at {rules.trained_fps:g} Hz, the robot runs at {ask.fps:g} Hz"
         if rules.strict_fps:
             return _refuse(RejectCode.FPS, text)
         warnings.append(text)
     if ask.policy_type and ask.policy_type != spec.policy_type:
-        warnings.append(f"the robot expects a {ask.policy_type} policy, this is {spec.policy_type}")
+        warnings.append(f"the robot expects a {ask.policy_type[:SAID_MAX]} policy, this is {spec.policy_type}")
     if ask.rtc_enabled and not rules.rtc:
         warnings.append("RTC is not active here: chunks are appended, expect visible seams between them")
     return Verdict(_agreement(ask, rules, agreed), warnings=warnings)
@@ -110,4 +111,4 @@ def _names_differ(got: Iterable[str], wanted: Iterable[str]) -> str:
 def _list(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
-    return ", ".join(names[:NAMED_MAX]) + more if names else "none"
+    return ", ".join(name[:SAID_MAX] for name in names[:NAMED_MAX]) + more if names else "none"

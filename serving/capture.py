@@ -19,7 +19,7 @@ PAIRS_MAX = 256
 DISK_BYTES_MAX = 1 << 30
 SEGMENTS = 8  # the ring moves on by one of so many parts
 WAITING_MAX = 64  # pairs on their way to the disk
-WAITING_BYTES_MAX = 64 << 20
+WAITING_BYTES_MAX = 32 << 20
 CLOSE_S = 5.0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO
@@ -43,7 +43,8 @@ class Run(msgspec.Struct, tag="run", frozen=True):
 
     def as_limits(self) -> Limits:
         """The bounds that were set on messages."""
-        return Limits(**self.limits)
+        known = {field.name for field in fields(Limits)}
+        return Limits(**{name: value for name, value in self.limits.items() if name in known})
 
 
 class SessionFacts(msgspec.Struct, frozen=True):

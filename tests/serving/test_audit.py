@@ -19,7 +19,7 @@ from serving.audit import AuditLine, AuditWriter, RotatingFile, audit_line
 from serving.errors import ServingError
 from serving.log_writer import LogWriter
 from serving.record import STAGES, Drop, RequestRecord
-from tests.serving.watched import ROWS, WAIT_S, DoublingPolicy, Robot, start_daemon
+from tests.serving.watched import ROWS, WAIT_S, DoublingPolicy, Robot, start_daemon, until
 
 
 def record(seq_id: int = 1, **fields) -> RequestRecord:
@@ -159,8 +159,7 @@ def test_a_full_disk_warns_once_and_costs_lines_only(tmp_path, monkeypatch, capl
     full.set()
     for n in range(9, 12):
         writer.put(json.dumps({"n": n, "pad": "x" * n}).encode())
-    while writer.lost < 3:
-        threading.Event().wait(0.005)
+    until(lambda: writer.lost == 3)
     full.clear()
     writer.put(b'{"n": 12}')
     writer.close(WAIT_S)

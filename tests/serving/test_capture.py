@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from serving.assemble import assemble
 from serving.capture import CaptureWriter
@@ -20,7 +22,7 @@ from serving.policies.base import Chunk, SessionInfo
 from serving.record import RequestRecord
 from serving.replay_capture import batches, replay
 from serving.session import Agreement
-from tests.serving.watched import DIM, ROWS, SPEC, WAIT_S, DoublingPolicy, Robot, start_daemon
+from tests.serving.watched import DIM, ROWS, SPEC, WAIT_S, DoublingPolicy, Robot, start_daemon, until
 
 SETTINGS = PipelineSettings(batch_max=4, max_wait_s=0.5, default_task="stack", keep_bodies=True)
 
@@ -74,10 +76,7 @@ def test_what_was_predicted_together_is_predicted_together_again(tmp_path):
         assert policy.predicting.wait(WAIT_S)
         for robot in robots[1:]:
             robot.send(state=2.0)
-        prepared = served.daemon.pipeline._prepared
-        deadline = threading.Event()
-        while len(prepared) < 2 and not deadline.wait(0.005):
-            prepared = served.daemon.pipeline._prepared
+        until(lambda: len(served.daemon.pipeline._prepared) == 2)
         policy.go.set()
         for robot in robots:
             robot.hear()
@@ -213,8 +212,7 @@ def test_the_disk_is_bounded_whatever_the_pairs_weigh(tmp_path):
     writer = CaptureWriter(tmp_path, 1000, SPEC, SETTINGS, disk_bytes_max=80_000)
     for seq_id in range(60):
         writer.note(heavy(seq_id, 4000))
-        while writer._writer.written < seq_id + 1:
-            threading.Event().wait(0.001)
+        until(lambda: writer._writer.written > seq_id)  # noqa: B023
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 80_000
     writer.close()
     assert [pair.seq_id for pair in kept(tmp_path)][-1] == 59 and len(kept(tmp_path)) >= 10
@@ -253,8 +251,7 @@ def test_a_full_disk_costs_pairs_and_leaves_no_litter(tmp_path, monkeypatch, cap
 
     def note(seq_id: int) -> None:
         writer.note(heavy(seq_id, 100))
-        while writer._writer.written + writer.lost < seq_id:
-            threading.Event().wait(0.001)
+        until(lambda: writer._writer.written + writer.lost == seq_id)
 
     note(1)
     full.set()
@@ -303,6 +300,20 @@ def test_every_cut_is_survived(three_pairs):
         three_pairs.write_bytes(whole[:size])
         segment, damage = read_segment(three_pairs)
         assert damage and (segment is None or len(segment.pairs) < 3)
+
+
+@given(at=st.integers(0, 1 << 16), byte=st.integers(0, 255), cut=st.integers(0, 1 << 16))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_damage_raises_and_no_pair_is_made_up(three_pairs, at, byte, cut):
+    whole, path = three_pairs.read_bytes(), three_pairs.with_suffix(".damaged")
+    good = read_segment(three_pairs)[0].pairs
+    data = bytearray(whole[: max(1, len(whole) - cut)])
+    data[at % len(data)] = byte
+    path.write_bytes(data)
+    count_pairs(path)
+    segment, damage = read_segment(path)
+    assert damage or data == whole
+    assert segment is None or segment.pairs == good[: len(segment.pairs)]
 
 
 def test_a_claimed_length_allocates_nothing(three_pairs):

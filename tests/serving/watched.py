@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,6 +164,14 @@ class Robot:
         answer = self.hear()
         assert isinstance(answer, ActionChunk), answer
         return answer
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread does and that tells nobody."""
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.002)
 
 
 def start_daemon(*args: Any, **settings: Any) -> tuple[Daemon, Hub]:

@@ -47,7 +47,7 @@ def export(
 
     file, network, statistics = read_checkpoint(checkpoint, revision, fps, list(action_names))
     file.batch_max = max(batch_sizes, default=batch_max)
-    return write_exported(Path(output), file, network, statistics, batch_sizes)
+    return write_exported(output, file, network, statistics, batch_sizes)
 
 
 def _tiny(

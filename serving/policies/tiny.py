@@ -64,7 +64,7 @@ def make_tiny(
         network = _network(file)
         network(*(torch.zeros(EXAMPLE_BATCH, *file.shape(name)) for name in file.order))  # sizes its first layer
     rng = np.random.default_rng(seed)
-    return write_exported(Path(folder), file, network, _statistics(file, rng), list(batch_sizes))
+    return write_exported(folder, file, network, _statistics(file, rng), list(batch_sizes))
 
 
 def _modes(state_dim: int, cameras: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, str]]:

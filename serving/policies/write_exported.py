@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.errors import PolicyError
 from serving.policies.policy_yaml import DELAY, FILE_NAME, PREFIX_ROWS, PolicyFile
@@ -22,17 +23,17 @@ EXAMPLE_BATCH = 2  # a batch of one would be taken for a constant
 
 
 def write_exported(
-    folder: Path,
+    folder: Path | str,
     file: PolicyFile,
     network: torch.nn.Module,
-    statistics: Mapping[str, Mapping[str, np.ndarray]],
+    statistics: Mapping[str, Mapping[str, npt.ArrayLike]],
     batch_sizes: Sequence[int] = (),
 ) -> Path:
     """Trace a network and write the three files into a new or empty folder; all of them, or none.
 
     The network takes `file.order` as positional inputs. Raises PolicyError when it cannot be traced.
     """
-    folder = folder.expanduser().absolute()
+    folder = Path(folder).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PolicyError("want a new or empty folder to export into", f"{folder} is not", "choose another")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def _is_variadic(network: torch.nn.Module) -> bool:
     return kinds == [inspect.Parameter.VAR_POSITIONAL]
 
 
-def _write_statistics(work: Path, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def _write_statistics(work: Path, statistics: Mapping[str, Mapping[str, npt.ArrayLike]]) -> None:
     from safetensors.numpy import save_file
 
     flat = {

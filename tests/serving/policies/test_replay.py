@@ -11,12 +11,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from serving.decode import decode_request
 from serving.errors import PolicyError
 from serving.manifest import ModelSettings
 from serving.policies.base import Moment, PolicySpec, Request, SessionInfo
 from serving.policies.registry import load_policy
 from serving.policies.replay import Recording, ReplayPolicy
+from serving.record import RequestRecord
+from serving.reply import chunk_body
+from serving.session import Agreement, Session
+from serving.wire import features
 from serving.wire.errors import MessageError
+from serving.wire.header import Header, MessageType
+from serving.wire.limits import DEFAULT_LIMITS
+from serving.wire.messages import ActionChunk, Observation, decode, encode
+from serving.wire.tensors import decode_tensor, encode_tensor
 from tests.conftest import real_dataset
 
 INFO = SessionInfo("s", "robot")
@@ -257,3 +266,21 @@ def test_a_dataset_without_rows_is_refused(generated_dataset: Path, tmp_path: Pa
     shutil.copytree(generated_dataset / "meta", tmp_path / "d/meta")
     with pytest.raises(PolicyError, match="data"):
         load(tmp_path / "d")
+
+
+def test_recorded_actions_survive_the_wire_bit_exactly() -> None:
+    """From an encoded observation to a decoded chunk, as daemon and client do it."""
+    folder = real_dataset("g1-bottle-v3")
+    policy = load(folder, cameras="none")
+    states, actions = recorded(folder)[1]
+    session = Session(
+        "robot", Agreement(frozenset(features.ALL)), policy.open_session(INFO), publisher=None, opened_s=1.0
+    )
+    header = Header(1, MessageType.OBSERVATION, 1, 0, 0, 0)
+    for frame in range(0, len(states), 25):
+        body = encode(Observation(state=encode_tensor(states[frame])))
+        request = decode_request(body, session, policy.spec, DEFAULT_LIMITS, "")
+        raw = policy.predict([session.policy.prepare(request)])[0]
+        answer = chunk_body(session.policy.finish(raw), session, header, RequestRecord("s", "robot", 1, 0), 0.0)
+        chunk = decode_tensor(decode(answer, ActionChunk).chunk_robot, "chunk_robot", DEFAULT_LIMITS)
+        assert chunk.tobytes() == expected(actions, frame, 50).tobytes()

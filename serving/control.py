@@ -110,14 +110,16 @@ class Control:
         while True:
             self.heartbeat_s = time.monotonic()
             try:
+                if self.heartbeat_s >= collect_s:  # also under a flood of questions
+                    collect_s = self.heartbeat_s + GC_EVERY_S
+                    self.collect()
                 job = self._jobs.get(timeout=max(0.0, collect_s - self.heartbeat_s))
                 if job is None:
                     return
                 job()
             except queue.Empty:
-                self.collect()
-                collect_s = time.monotonic() + GC_EVERY_S
-            except Exception:
+                continue
+            except Exception:  # the network may fail in a collection too
                 log.exception("a control job failed")
 
     # --- open and close --------------------------------------------------------------------------------------------

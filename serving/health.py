@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HUNG_S = 20.0  # a batch, or a job of the control thread, that takes longer is taken for hung
+HUNG_S = 20.0  # a batch that takes longer is taken for hung
+SILENT_S = 20.0  # an idle policy's thread shows itself twice a second
 CONTROL_HUNG_S = 120.0  # sessions may read files from a hub when they open
 REQUEST_BYTES_MAX = 8 << 10
 REQUEST_S = 5.0  # for a whole request to come in, and for its answer to go out
@@ -50,7 +51,7 @@ def problems(daemon: Daemon, hung_s: float = HUNG_S) -> list[str]:
     busy_since_s = pipeline.busy_since_s
     if busy_since_s is not None and now_s - busy_since_s > hung_s:
         found.append(f"the policy has been at one batch for {now_s - busy_since_s:.0f} s: the device may hang")
-    elif busy_since_s is None and pipeline.alive and now_s - pipeline.heartbeat_s > hung_s:
+    elif busy_since_s is None and pipeline.alive and now_s - pipeline.heartbeat_s > SILENT_S:
         found.append(f"the policy's thread gave no sign for {now_s - pipeline.heartbeat_s:.0f} s")
     if control.alive and now_s - control.heartbeat_s > CONTROL_HUNG_S:
         found.append(f"the control thread has been at one job for {now_s - control.heartbeat_s:.0f} s")

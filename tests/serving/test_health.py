@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import urllib.error
@@ -15,7 +16,7 @@ import serving.health
 from serving.errors import ServingError
 from serving.health import CONNECTIONS_MAX, REQUEST_BYTES_MAX, HealthServer
 from serving.metrics import Metrics
-from tests.serving.watched import WAIT_S, DoublingPolicy, Robot, make_daemon, start_daemon
+from tests.serving.watched import WAIT_S, DoublingPolicy, Robot, make_daemon, start_daemon, until
 
 
 @pytest.fixture
@@ -87,16 +88,29 @@ def test_a_hung_device_is_unhealthy_until_it_comes_back(served):
     policy.go.clear()
     robot.send()
     assert policy.predicting.wait(WAIT_S)
-    daemon.pipeline.busy_since_s -= 100.0  # as if it had begun long ago
+    assert state(health, "/healthz")[0] == 200  # it only works
+    until(lambda: state(health, "/healthz")[0] == 503)
     for path in ("/healthz", "/readyz"):
         code, said = state(health, path)
         assert code == 503 and said["status"] == "unavailable"
-        assert "one batch for 100 s" in said["problems"][0]
-    assert b"cuebook_serving_predicting_seconds 10" in get(health, "/metrics")[2]
+        assert "the policy has been at one batch for" in said["problems"][0]
+    (predicting,) = re.findall(rb"^cuebook_serving_predicting_seconds (\S+)", get(health, "/metrics")[2], re.MULTILINE)
+    assert float(predicting) > 0.2
     policy.go.set()
     robot.hear()
     assert daemon.pipeline.drain(WAIT_S)
     assert state(health, "/healthz")[0] == 200
+
+
+def test_a_hung_control_thread_is_told(served, monkeypatch):
+    _, daemon, _, health = served
+    monkeypatch.setattr(serving.health, "CONTROL_HUNG_S", 1.2)  # it shows itself once a second
+    free = threading.Event()
+    assert daemon.control.submit(lambda: free.wait(WAIT_S))
+    until(lambda: state(health, "/healthz")[0] == 503)
+    assert "the control thread has been at one job" in state(health, "/healthz")[1]["problems"][0]
+    free.set()
+    until(lambda: state(health, "/healthz")[0] == 200)
 
 
 def test_a_lost_network_is_told(served):

@@ -51,10 +51,15 @@ class Service:
         self.closers.close()
         return whole
 
-    def run(self, on_ready: Callable[[], object] = lambda: None, asked: threading.Event | None = None) -> int:
+    def run(
+        self,
+        on_ready: Callable[[], object] = lambda: None,
+        asked: threading.Event | None = None,
+        on_tick: Callable[[], object] = lambda: None,
+    ) -> int:
         """Serve until SIGTERM, SIGINT or `asked`, then drain. Only on the main thread.
 
-        The exit code: 0, or 1 when the service died.
+        `on_tick` is called once a second. The exit code: 0, or 1 when the service died.
         """
         asked = asked or threading.Event()
         with stop_signals(asked):
@@ -65,6 +70,7 @@ class Service:
                     if not (self.daemon.pipeline.alive and self.daemon.control.alive):
                         log.error("a thread of the service has died")
                         return DIED
+                    on_tick()
                 log.info("draining, for at most %g s", self.manifest.drain_timeout_s)
                 return STOPPED
             finally:

@@ -154,10 +154,12 @@ def router(
     with guard(as_json):
         log_to_stderr(verbose)
         from serving import router as routing
+        from serving.problems import problems_of_flags
 
         settings = routing.load_settings(config) if config else routing.RouterSettings()
         if listen:
-            settings = routing.RouterSettings.model_validate({**settings.model_dump(), "listen_endpoints": listen})
+            with problems_of_flags():
+                settings = routing.RouterSettings.model_validate({**settings.model_dump(), "listen_endpoints": listen})
         ready = {"event": "ready", "listen": settings.listen_endpoints}
         routing.run(settings, lambda: say_json(ready) if as_json else say(f"routing on {', '.join(ready['listen'])}"))
     raise typer.Exit(DONE)
@@ -288,6 +290,44 @@ def init(
             for file in written:
                 say(f"wrote {file}")
             say(f"next: serving check {path} && serving up {path}")
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="the new folder: policy.yaml, statistics and program")],
+    checkpoint: Annotated[str, typer.Option(help="LeRobot checkpoint: folder or hub id")] = "",
+    revision: Annotated[str, typer.Option(help="branch, tag or commit of it")] = "main",
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="a small policy with random weights, for tests and demos")
+    ] = False,
+    fps: Annotated[float, typer.Option(min=0.001, help="control rate of the training data, Hz")] = 30.0,
+    batch_max: Annotated[int, typer.Option(min=1, help="most requests of one call")] = 16,
+    batch_sizes: Annotated[str, typer.Option(help="one program for each of these sizes: 1,2,4,8")] = "",
+    action_names: Annotated[str, typer.Option(help="names of the actions, in order: a,b,c")] = "",
+    options: Annotated[list[str] | None, typer.Option("--option", help="of a tiny policy: chunk_size=50")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an exported policy: a program and a small YAML file, served without the code that trained it.
+
+    \b
+    Examples:
+      serving export act-towels --checkpoint=me/act_towels --fps=30
+      serving export tiny --tiny --action-names=x,y,z,gripper --option=chunk_size=20
+    """
+    with guard(as_json):
+        from serving.overrides import read_options, read_sizes
+        from serving.policies.export_tool import export as make
+
+        names = [name for name in action_names.split(",") if name]
+        folder = make(
+            checkpoint or None, output, tiny=tiny, revision=revision, fps=fps, batch_max=batch_max,
+            batch_sizes=read_sizes(batch_sizes), action_names=names, options=read_options(options or ()),
+        )  # fmt: skip
+        if as_json:
+            say_json({"written": str(folder)})
+        else:
+            say(f"wrote {folder}")
+            say(f"next: serving init --model={folder} --device=cpu && serving up manifest.yaml")
 
 
 def main(arguments: list[str] | None = None) -> Any:

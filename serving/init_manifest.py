@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from serving.errors import ManifestError, ServingError
+from serving.overrides import load_one
 
+PLAIN = re.compile(r"[A-Za-z0-9_./][\w./:@+-]*")  # text that means itself in YAML, also within brackets
 RECORDING = "recording"  # folder beside the manifest
 EPISODES = 3
 TEMPLATE = """\
@@ -72,13 +76,22 @@ def init(path: Path, model: str, device: str, listen: str, force: bool) -> list[
             _record(recording)
             written.append(recording)
         model = str(recording)
-    text = TEMPLATE.format(name=path.name, model=model, family=family, device=device, listen=listen)
+    place = ["--zenoh.mode=peer", f"--zenoh.listen_endpoints={listen}"]
+    load_one([], [f"--model.repo_or_path={model}", f"--model.device={device}", *place])  # refuses what would not load
+    text = TEMPLATE.format(
+        name=path.name, model=_scalar(model), family=family, device=_scalar(device), listen=_scalar(listen)
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as err:
         raise ManifestError("want a file that can be written", str(err), "choose another place") from err
     return [path, *written]
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML takes it."""
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _record(folder: Path) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from configuration import flags
 from configuration.yaml_source import Place, Source, dotted, read_yaml
 from serving.errors import ManifestError
 from serving.manifest import Manifest, nearest
-from serving.problems import KNOWN, ManifestProblems, Problem, in_words, rank
+from serving.problems import KNOWN, ManifestProblems, Problem, in_words, problems_of_flags, rank
 from serving.zenoh_settings import ZenohSettings
 
 HELP = "see serving up --help"
@@ -117,17 +118,39 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return paths, settings
 
 
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """`name=value` words, the values as YAML has them. Raises ManifestError."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ManifestError("want --option=name=value", repr(word), "write it like --option=chunk_size=50")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as err:
+            raise ManifestError(f"want YAML behind {name}=", repr(value), "put text in quotes") from err
+    return found
+
+
+def read_sizes(text: str) -> list[int]:
+    """`1,2,4` as numbers. Raises ManifestError."""
+    try:
+        sizes = [int(size) for size in text.split(",") if size.strip()]
+    except ValueError:
+        sizes = [0]
+    if any(size < 1 for size in sizes):
+        raise ManifestError("want sizes of at least 1", repr(text), "write them like 1,2,4,8")
+    return sizes
+
+
 def network(arguments: Sequence[str], connect: Sequence[str]) -> ZenohSettings:
     """The network of somebody who only asks and has no manifest: `--zenoh.…` flags and where to connect."""
     flat = flags.parse(arguments, KNOWN, WORDING, flags.mappings(Manifest))
     zenoh = asking(_over({}, flat)["zenoh"], connect)
     if not zenoh["connect_endpoints"]:
         raise ManifestError("want to know where to ask", "no endpoint", "pass --connect=tcp/HOST:7447, or a manifest")
-    try:
+    with problems_of_flags(("zenoh",)):
         return ZenohSettings.model_validate(zenoh)
-    except ValidationError as err:
-        found = [{**e, "loc": ("zenoh", *e["loc"])} for e in err.errors()]
-        raise ManifestProblems([in_words(e, lambda place: f"--{dotted(place)}") for e in found]) from None
 
 
 def asking(zenoh: Mapping[str, Any], connect: Sequence[str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configuration import flags
@@ -80,6 +82,16 @@ def in_words(error: ErrorDetails, where: Callable[[Place], str]) -> Problem:
         return Problem(name, where(place), UNKNOWN, name, _nearest_setting(name))
     got = repr(error["input"])[:GOT_MAX]
     return Problem(name, where(place), _wanted(error), got, _remedy(error, name))
+
+
+@contextmanager
+def problems_of_flags(prefix: Place = ()) -> Iterator[None]:
+    """What a model finds wrong with flags, as ManifestProblems whose places are those flags."""
+    try:
+        yield
+    except ValidationError as err:
+        found = [{**e, "loc": (*prefix, *e["loc"])} for e in err.errors()]
+        raise ManifestProblems([in_words(e, lambda place: f"--{dotted(place)}") for e in found]) from None
 
 
 def _nearest_setting(name: str) -> str:

@@ -52,7 +52,7 @@ class Child:
     restarts: int = 0
     exit_code: int | None = None  # of the last process that ended
     started_s: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)  # what it said when it was ready
+    facts: dict[str, Any] = field(default_factory=dict)  # what it said when it was ready, and of its load since
 
     @property
     def up_s(self) -> float:
@@ -152,6 +152,8 @@ class Supervisor:
             child.facts = said
             child.state = "ready" if child.state == "starting" else child.state
             self._on_line(child.plan.name, f"ready at {said.get('prefix')}")
+        elif said.get("event") == "load":
+            child.facts = {**child.facts, **said}
         elif "message" in said:
             self._on_line(child.plan.name, str(said["message"]))
 

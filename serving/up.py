@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from serving.console import err, out, say, say_json
 from serving.overrides import ServicePlan
 from serving.signals import interrupt_on_sigterm, stop_signals
-from serving.supervisor import Child, Supervisor, ending, watch_supervisor
+from serving.supervisor import SUPERVISED, Child, Supervisor, ending, watch_supervisor
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,8 @@ def up_one(plan: ServicePlan, as_json: bool) -> int:
     from serving.assemble import assemble
 
     service = assemble(plan.manifest)
-    return service.run(lambda: _ready(plan, service, as_json), asked)
+    tick = _Load(service) if SUPERVISED in os.environ else lambda: None
+    return service.run(lambda: _ready(plan, service, as_json), asked, tick)
 
 
 def _ready(plan: ServicePlan, service: Service, as_json: bool) -> None:
@@ -65,6 +66,20 @@ def _ready(plan: ServicePlan, service: Service, as_json: bool) -> None:
     if health:
         say(f"  health  {health}/readyz, {health}/metrics")
     say("SIGTERM or Ctrl-C drains it")
+
+
+class _Load:
+    """Tells the supervisor how busy a service is, whenever that changes."""
+
+    def __init__(self, service: Service) -> None:
+        self._daemon, self._last = service.daemon, {}
+
+    def __call__(self) -> None:
+        daemon = self._daemon
+        now = {"sessions": len(daemon.registry), "busy": round(daemon.load.busy_share(daemon.pipeline), 2)}
+        if now != self._last:
+            self._last = now
+            say_json({"event": "load", **now})
 
 
 def up_many(plans: Sequence[ServicePlan], as_json: bool) -> int:
@@ -117,14 +132,15 @@ def status_table(children: Sequence[Child]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("service", "gpu", "state", "pid", "up", "restarts", "health", "last end"):
-        table.add_column(name, justify="right" if name in ("pid", "up", "restarts") else "left")
+    for name in ("service", "gpu", "state", "pid", "up", "sessions", "busy", "restarts", "last end"):
+        table.add_column(name, justify="left" if name in ("service", "state", "last end") else "right")
     for child in children:
         colour = STATE_COLOURS.get(child.state, "white")
         table.add_row(
             child.plan.name, child.plan.gpu or "-", f"[{colour}]{child.state}[/]",
             str(child.process.pid) if child.up_s and child.process else "-", f"{child.up_s:.0f} s",
-            str(child.restarts), child.facts.get("health", "-") or "-",
+            f"{child.facts.get('sessions', 0)}/{child.facts.get('max_sessions', '-')}",
+            f"{child.facts.get('busy', 0.0):.0%}", str(child.restarts),
             "-" if child.exit_code is None else ending(child.exit_code),
         )  # fmt: skip
     return table

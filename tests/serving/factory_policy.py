@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,10 @@ def stateful() -> RampPolicy:
 def leaky() -> RampPolicy:
     """Declares that robots may share it, and answers one with what another saw."""
     return RampPolicy(replace(SPEC, policy_type="leaky"), leaks=True)
+
+
+def slow(marker: str) -> RampPolicy:
+    """Takes a minute to load; the marker file says that it has begun."""
+    Path(marker).write_text("loading")
+    time.sleep(60)
+    return RampPolicy()

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
 
 from tests.serving.commands import REPO, Running, cpu_s, free_port, run
 
-COMMANDS = ("up", "check", "status", "router", "replay", "capacity", "schema", "fields", "init")
+COMMANDS = ("up", "check", "status", "router", "replay", "capacity", "schema", "fields", "init", "export")
 HEAVY = ("torch", "lerobot", "pyarrow", "av", "prefect", "zenoh", "numpy", "prometheus_client", "matplotlib")
 FACTORY = "tests.serving.factory_policy:shared"
 HELP_S = 0.6
@@ -168,6 +170,34 @@ def test_a_fresh_machine_is_served_in_three_commands(tmp_path):
         assert up.stop() == 0
 
 
+@pytest.mark.parametrize("words", [["--device=gpu"], ["--listen=here"], ["--model=/"]])
+def test_init_refuses_what_would_not_load(tmp_path, words):
+    done = run("init", "m.yaml", "--model=me/pi0", *words, cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "m.yaml").exists()
+
+
+def test_init_quotes_what_yaml_would_take_otherwise(tmp_path):
+    model = "a folder: with # things"
+    assert run("init", "m.yaml", f"--model={model}", cwd=tmp_path).returncode == 0
+    assert yaml.safe_load((tmp_path / "m.yaml").read_text())["model"]["repo_or_path"] == model
+
+
+def test_a_wrong_endpoint_of_a_router_is_a_config_error():
+    done = run("router", "--listen=here", "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["problems"][0]["place"] == "listen_endpoints[0]"
+
+
+def test_a_stop_while_loading_ends_it_at_once(tmp_path):
+    marker = tmp_path / "loading"
+    flags = ["--model.repo_or_path=tests.serving.factory_policy:slow", f"--model.options.marker={marker}"]
+    with Running("up", *peer(free_port()), *flags, "--json") as up:
+        end_s = time.monotonic() + 30
+        while not marker.exists():
+            assert time.monotonic() < end_s and up.process.poll() is None
+            time.sleep(0.02)
+        assert up.stop() == 130
+
+
 def test_init_writes_a_manifest_for_a_model(tmp_path):
     path = tmp_path / "pi0.yaml"
     done = run("init", str(path), "--model=me/pi0", "--json")
@@ -186,3 +216,28 @@ def test_schema_fields_and_capacity():
     said = json.loads(done.stdout)
     assert (said["robots"], said["limit"], said["replicas"]) == (1, "wait", 300)
     assert run("capacity").returncode == 2
+
+
+@pytest.mark.slow
+def test_an_exported_policy_is_made_checked_and_served(tmp_path):
+    words = ["--tiny", "--action-names=a,b,c", "--option=chunk_size=4", "--option=state_dim=3"]
+    words += ["--option=cameras={front: [16, 16]}", "--batch-sizes=1,2", "--json"]
+    folder = tmp_path / "tiny"
+    done = run("export", str(folder), *words)
+    assert json.loads(done.stdout) == {"written": str(folder)}, done.stderr
+    flags = peer(free_port(), f"--model.repo_or_path={folder}")
+    checked = json.loads(run("check", *flags, "--json").stdout)
+    said = {finding["what"]: finding["said"] for finding in checked["services"][0]["findings"]}
+    assert checked["ok"] and said["policy.yaml"] == "tiny: chunks of 4x3, 30 Hz, cameras front"
+    with Running("up", *flags, "--json") as up:
+        assert up.wait_for(lambda e: e.get("event") == "ready")["policy_type"] == "tiny"
+        assert up.stop() == 0
+    (folder / "policy_b2.pt2").unlink()
+    broken = json.loads(run("check", *flags, "--json").stdout)
+    assert not broken["ok"] and "no policy_b2.pt2" in str(broken)
+
+
+@pytest.mark.parametrize("words", [["--option=chunk_size"], ["--batch-sizes=1,two"], ["--batch-sizes=0"]])
+def test_wrong_words_of_an_export_are_refused(tmp_path, words):
+    done = run("export", str(tmp_path / "x"), "--tiny", *words)
+    assert done.returncode == 2 and "do:" in done.stderr and not (tmp_path / "x").exists()

@@ -23,7 +23,7 @@ from serving.reply import check_chunk
 SEED = 7
 BATCH_MAX = 4  # enough to see a batch leak, small enough for any device
 FOREIGN = 3  # requests of other robots between two equal ones
-SAME_TOLERANCE = 1e-5  # same shapes, same kernels: only the last bits may differ
+SAME_TOLERANCE = 1e-3  # same shapes: only what an unordered sum on a GPU changes; another robot's picture changes more
 BATCH_TOLERANCE = 2e-2  # other batch sizes take other kernels, in half precision with visible rounding
 
 Mode = Literal["auto", "shared", "exclusive"]
@@ -153,6 +153,7 @@ def _report(asker: _Asker) -> ProbeReport:
 def _purity(asker: _Asker) -> tuple[float, bool]:
     """Largest difference between answers to one request before and after foreign ones, and whether chance plays in."""
     request, own = asker.request(), asker.session()
+    asker.ask([asker.request()], [asker.session()])  # the first call of all may choose its kernels yet
     first = asker.ask([request], [own])[0]
     for _ in range(FOREIGN):
         asker.ask([asker.request()], [asker.session()])

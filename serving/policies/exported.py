@@ -19,6 +19,7 @@ from serving.errors import PolicyError, PredictError
 from serving.manifest import ModelSettings
 from serving.policies.base import Camera, Chunk, Moment, PolicySpec, Request, SessionInfo
 from serving.policies.normalise import Normaliser, statistics_hash
+from serving.policies.one_thread import OneThread
 from serving.policies.options import Options, checked
 from serving.policies.policy_yaml import (
     ACTION,
@@ -67,10 +68,13 @@ class Kit:
 class ExportedPolicy:
     """The program on its device."""
 
-    def __init__(self, spec: PolicySpec, kit: Kit, program: Program, device: str) -> None:
+    def __init__(
+        self, spec: PolicySpec, kit: Kit, program: Program, device: str, thread: OneThread | None = None
+    ) -> None:
         import torch
 
-        self.spec, self._kit, self._program = spec, kit, program
+        self.spec, self._kit, self._thread = spec, kit, thread
+        self._program: Program | None = program
         self._device = torch.device(device)
         self._pictures = {c.name: self._picture_normaliser(c.name) for c in spec.cameras}
 
@@ -80,12 +84,17 @@ class ExportedPolicy:
 
     def predict(self, batch: Sequence[Tensors]) -> list[np.ndarray]:
         """Chunks in model space, float32 (rows, action_dim) each."""
+        return self._predict(batch) if self._thread is None else self._thread(self._predict, batch)
+
+    def _predict(self, batch: Sequence[Tensors]) -> list[np.ndarray]:
         import torch
 
         with torch.inference_mode():
             inputs = {name: self._batched([sample[name] for sample in batch]) for name in batch[0]}
             for name, normalise in self._pictures.items():
                 inputs[name] = normalise(inputs[name])
+            if self._program is None:
+                raise PredictError("want an open policy", "a closed one", "load it again")
             chunks = self._program(inputs).cpu()  # waits for the device
         return list(chunks.numpy())
 
@@ -93,10 +102,12 @@ class ExportedPolicy:
         """Nothing to forget."""
 
     def close(self) -> None:
-        """Free the device."""
+        """Free the device. Twice is once."""
         import torch
 
-        del self._program
+        if self._thread is not None:
+            self._thread.close()
+        self._program = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -232,8 +243,11 @@ def load(model: ModelSettings) -> ExportedPolicy:
     normalisers = read_normalisers(file, folder)
     program = Program(file, folder, model.device, model.compile)
     kit = Kit(file, normalisers, pin=model.device.startswith("cuda"))
+    thread = OneThread("serving-compiled") if model.compile.enabled else None
     log.info("loaded %s of %s on %s", file.policy_type, folder, model.device)
-    return ExportedPolicy(_spec(file, model, program.hash, statistics_hash(normalisers)), kit, program, model.device)
+    return ExportedPolicy(
+        _spec(file, model, program.hash, statistics_hash(normalisers)), kit, program, model.device, thread
+    )
 
 
 def check_device(device: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,6 +330,38 @@ def test_settings_that_an_exported_policy_cannot_follow(tiny_folder: Path, setti
 def test_a_device_that_is_not_there_is_named(tiny_folder: Path) -> None:
     with pytest.raises(PolicyError, match="want device cuda"):
         load_policy(ModelSettings(repo_or_path=str(tiny_folder), device="cuda"))
+
+
+def test_a_compiled_program_runs_on_one_thread_whoever_calls(tiny_folder: Path, monkeypatch) -> None:
+    threads: set[str] = set()
+    asked: list[dict] = []
+
+    def compile_(call: Callable, **settings: object) -> Callable:
+        asked.append(settings)
+        return lambda *values: threads.add(threading.current_thread().name) or call(*values)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    policy = load(tiny_folder, compile={"enabled": True, "mode": "reduce-overhead"})
+    plain, request = load(tiny_folder), trial_request(policy.spec, np.random.default_rng(0))
+    answers = [ask(policy, request)[0]]
+    other = threading.Thread(target=lambda: answers.append(ask(policy, request)[0]))
+    other.start()
+    other.join()
+    assert asked == [{"mode": "reduce-overhead", "dynamic": None}]
+    assert len(threads) == 1 and threading.current_thread().name not in threads
+    assert all(np.array_equal(a.robot, ask(plain, request)[0].robot) for a in answers) and len(answers) == 2
+    policy.close()
+    policy.close()
+    assert not any(thread.name in threads for thread in threading.enumerate())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_torch_compile_changes_nothing_but_the_time(tiny_folder: Path) -> None:
+    compiled, plain = load(tiny_folder, compile={"enabled": True}), load(tiny_folder)
+    request = trial_request(plain.spec, np.random.default_rng(0))
+    np.testing.assert_allclose(ask(compiled, request)[0].robot, ask(plain, request)[0].robot, atol=1e-4)
+    compiled.close()
 
 
 @pytest.mark.gpu

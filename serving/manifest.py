@@ -228,6 +228,14 @@ class Manifest(Section):
                 ) from err
         return self
 
+    @model_validator(mode="after")
+    def _network_passes_what_is_allowed(self) -> Manifest:
+        allowed, passed = self.limits.body_bytes_max, self.zenoh.rx_message_bytes_max
+        if passed < allowed:
+            wanted = f"want at least limits.body_bytes_max, {allowed}: the network drops larger messages unsaid"
+            raise refusal("zenoh.rx_message_bytes_max", wanted, str(passed), "raise it, or lower the limit")
+        return self
+
     @property
     def _model(self) -> str:
         return self.model.repo_or_path or self.model.family

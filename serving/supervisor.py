@@ -23,7 +23,7 @@ from serving.overrides import ServicePlan
 SUPERVISED = "CUEBOOK_SUPERVISED"  # set for processes whose standard input ends with their supervisor
 GRACE_S = 5.0  # beyond a service's own drain, before it is killed
 LINE_MAX = 8192  # characters of one line of a process
-ASKED = (DONE, INTERRUPTED, -signal.SIGTERM)  # how a process ends that was told to: drained, or not yet up
+ASKED = (DONE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # how a process ends that was told to: drained, or not yet up
 
 State = Literal["starting", "ready", "waiting", "refused", "draining", "stopped"]
 
@@ -92,7 +92,9 @@ class Supervisor:
             for child in self.children:
                 self._end(child)
             for thread in threads:
-                thread.join()
+                while thread.is_alive():
+                    on_tick()
+                    thread.join(tick_s)
             on_tick()
         if all(child.state == "refused" for child in self.children):
             return USAGE

@@ -130,17 +130,19 @@ def _tell(child: Child, as_json: bool) -> None:
 def status_table(children: Sequence[Child]) -> Table:
     """One row a service."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("service", "gpu", "state", "pid", "up", "sessions", "busy", "restarts", "last end"):
         table.add_column(name, justify="left" if name in ("service", "state", "last end") else "right")
     for child in children:
         colour = STATE_COLOURS.get(child.state, "white")
-        table.add_row(
-            child.plan.name, child.plan.gpu or "-", f"[{colour}]{child.state}[/]",
+        cells = (
+            child.plan.name, child.plan.gpu or "-", Text(child.state, colour),
             str(child.process.pid) if child.up_s and child.process else "-", f"{child.up_s:.0f} s",
             f"{child.facts.get('sessions', 0)}/{child.facts.get('max_sessions', '-')}",
             f"{child.facts.get('busy', 0.0):.0%}", str(child.restarts),
             "-" if child.exit_code is None else ending(child.exit_code),
         )  # fmt: skip
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     return table

@@ -83,3 +83,18 @@ def slow(marker: str) -> RampPolicy:
     Path(marker).write_text("loading")
     time.sleep(60)
     return RampPolicy()
+
+
+class SteeperPolicy(RampPolicy):
+    """The same name and shapes, other answers."""
+
+    def predict(self, batch: Sequence[Any]) -> list[np.ndarray]:
+        """Ten times as steep."""
+        return [
+            state[None] + 10 * (raw - state[None]) for state, raw in zip(batch, super().predict(batch), strict=True)
+        ]
+
+
+def steeper() -> SteeperPolicy:
+    """What a wrong checkpoint would answer."""
+    return SteeperPolicy()

@@ -129,6 +129,10 @@ WRONG = {
         "listen_endpoints: [tcp/a:1]", "listen_endpoints", "a known setting", "", "zenoh.listen_endpoints",
     ),
     "limits": ("limits: {body_bytes_max: 1}", "limits.body_bytes_max", "at least 1024", "1", "the default, 16777216"),
+    "messages that the network drops": (
+        "limits: {body_bytes_max: 33554432}", "zenoh.rx_message_bytes_max", "at least limits.body_bytes_max",
+        "16777216", "raise it",
+    ),
     "capture": ("debug: {capture_max: 0}", "debug.capture_max", "at least 1", "0", "the default, 256"),
 }  # fmt: skip
 

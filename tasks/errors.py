@@ -77,3 +77,11 @@ class AmbiguousRowsError(RowError):
 
 class RecipeError(AnnotateError, ValueError):
     """A recipe that cannot render, found when it is loaded."""
+
+
+class BatchError(AnnotateError, ValueError):
+    """Fields or samples of one batch that do not fit each other."""
+
+
+class MissingFieldError(AnnotateError, KeyError):
+    """A sample lacks a field without which its rows cannot be placed in time."""

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.errors import AnnotateError
+from tasks.errors import BatchError
 from tasks.language.resolve import scalar
-
-
-class BatchError(AnnotateError, ValueError):
-    """Fields of one batch that do not fit each other."""
 
 
 def cut(value: Any, keep: list[int], size: int, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.errors import RowError
+from tasks.errors import BatchError
 from tasks.language.styles import EVENTS, PERSISTENT
 
 LIST_KEYS = ("messages", "message_streams", "target_message_indices", PERSISTENT, EVENTS)
@@ -15,7 +15,7 @@ def collate(batch: Sequence[Any]) -> Any:
     """A batch of samples without those that are None; None when all are. The `collate_fn` of a torch DataLoader.
 
     Rendered turns and raw language columns become lists with one entry a sample; all else is torch's own default.
-    Raises RowError (a ValueError) when only some of the samples have such a key. Needs torch.
+    Raises BatchError (a ValueError) when only some of the samples have such a key. Needs torch.
     """
     from torch.utils.data import default_collate
 
@@ -35,5 +35,5 @@ def _entries(samples: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
     missing = [i for i, sample in enumerate(samples) if key not in sample]
     if missing:
         got = f"none in {len(missing)} of {len(samples)}, first in sample {missing[0]} of those kept"
-        raise RowError(f"want {key} in every sample of a batch or in none", got, "render all samples by one recipe")
+        raise BatchError(f"want {key} in every sample of a batch or in none", got, "render all samples by one recipe")
     return [sample[key] for sample in samples]

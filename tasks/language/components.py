@@ -98,13 +98,13 @@ def short_name(camera: str) -> str:
 def _expand(name: str, recipe: Recipe, cameras: Sequence[str], slots: Slots) -> Iterator[Component]:
     weight = 1.0 if recipe.weight is None else recipe.weight
     if recipe.cameras is None:
-        yield _component(name, weight, recipe, None, slots)
+        yield _component(name, weight, recipe, None, cameras, slots)
         return
     chosen = list(cameras) if recipe.cameras == "all" else [_camera(c, cameras, name) for c in recipe.cameras]
     for camera in chosen:
         short = short_name(camera)
         unique = sum(short_name(c) == short for c in chosen) == 1
-        yield _component(f"{name}_{short if unique else camera}", weight / len(chosen), recipe, camera, slots)
+        yield _component(f"{name}_{short if unique else camera}", weight / len(chosen), recipe, camera, cameras, slots)
 
 
 def _camera(wanted: str, cameras: Sequence[str], component: str) -> str:
@@ -119,12 +119,21 @@ def _camera(wanted: str, cameras: Sequence[str], component: str) -> str:
     raise RecipeError(f"want a camera of {', '.join(cameras)} in cameras of {component}", repr(wanted), remedy)
 
 
-def _component(name: str, weight: float, recipe: Recipe, camera: str | None, slots: Slots) -> Component:
+def _known_as(name: str, cameras: Sequence[str]) -> str:
+    """The key of the only camera of that short name; else the name as it is, which then matches no row."""
+    found = [c for c in cameras if name in (c, short_name(c))]
+    return found[0] if len(found) == 1 else name
+
+
+def _component(
+    name: str, weight: float, recipe: Recipe, camera: str | None, cameras: Sequence[str], slots: Slots
+) -> Component:
     bindings = dict(DEFAULTS)
     for key, text in (recipe.bindings or {}).items():
         binding = parse_binding(text)
-        if binding.selector.camera == CAMERA:
-            binding = replace(binding, selector=replace(binding.selector, camera=camera))
+        if (named := binding.selector.camera) is not None:
+            meant = camera if named == CAMERA else _known_as(named, cameras)
+            binding = replace(binding, selector=replace(binding.selector, camera=meant))
         bindings[key] = binding
     turns = tuple(_Turns(bindings, camera, slots).plan(turn) for turn in recipe.messages or ())
     return Component(name, weight, recipe.route is not None, turns)

@@ -22,22 +22,12 @@ class LoaderTables:
     def at(self, frame: int, episode: int, persistent: Iterable[Any] | None, events: Sequence[Row]) -> EpisodeTable:
         """The table of a frame: the states as given (mappings), and its events. Raises TypeError on what is no row."""
         given = list(persistent or ())
-        known, states = self._held.get(episode, lambda: (self._states(given), 1))
+        known, states = self._held.get(episode, lambda _: (self._states(given), 1))
         if known != given:  # another dataset's episode of that number
             states = self._states(given)[1]
-        return _WithEvents(states, frame, events)
+        return states.with_events((frame, row) for row in events)
 
     def _states(self, given: list[Any]) -> tuple[list[Any], EpisodeTable]:
         """A copy to compare with, since the caller's rows may change; and the table."""
         copies = [dict(row) if isinstance(row, dict) else row for row in given]
         return copies, EpisodeTable.at_fps(rows_of(given), (), self.fps)
-
-
-class _WithEvents(EpisodeTable):
-    """An episode's states, shared, beside what happens at one frame."""
-
-    __slots__ = ()
-
-    def __init__(self, states: EpisodeTable, frame: int, events: Sequence[Row]) -> None:
-        self._persistent, self._tracks, self.rephrasings = states._persistent, states._tracks, states.rephrasings
-        self._events = {frame: list(events)}

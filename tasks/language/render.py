@@ -42,6 +42,12 @@ class Sample(TypedDict):
     target_message_indices: list[int]  # ascending; empty where only actions are learned
 
 
+def task_alone(task: str) -> Sample:
+    """What is left to learn where no row says anything: to act on the task."""
+    messages = [{"role": "user", "content": task}]
+    return {"messages": messages, "message_streams": ["low_level"], "target_message_indices": []}
+
+
 class Renderer:
     """Renders frames by one recipe. Keeps nothing between samples but its counts; safe to pickle by its arguments."""
 

@@ -20,6 +20,8 @@ from tasks.language.styles import PERSISTENT, column_for_style
 # Frames at which matching states begin, ascending, and the rows that begin there.
 Track = tuple[list[int], list[tuple[Row, ...]]]
 NO_ROWS: tuple[Row, ...] = ()
+PLAIN_FIELDS = FIELDS - {"tool_calls"}
+PLAIN_TYPES = frozenset({type(None), str, int, float, bool})
 
 
 class EpisodeTable:
@@ -42,6 +44,12 @@ class EpisodeTable:
     def at_fps(cls, persistent: Iterable[Row], events: Iterable[tuple[int, Row]], fps: float) -> EpisodeTable:
         """The table of a recording with evenly spaced frames: a state begins at the frame nearest to its time."""
         return cls(((nearest_frame(row.timestamp, fps), row) for row in persistent), events)
+
+    def with_events(self, events: Iterable[tuple[int, Row]]) -> EpisodeTable:
+        """The same states, shared, beside other events."""
+        table = EpisodeTable((), events)
+        table._persistent, table._tracks, table.rephrasings = self._persistent, self._tracks, self.rephrasings
+        return table
 
     def track(self, selector: Selector) -> Track:
         """The states that a selector wants, by the frame at which they begin; rows of one time stand together."""
@@ -183,7 +191,7 @@ def _row(item: Any, timestamp: float) -> Row:
     item = item.as_py() if hasattr(item, "as_py") else item
     if not isinstance(item, Mapping):
         raise TypeError(f"want language rows as mappings, got {type(item).__name__}: {item!r}")
-    row = {name: scalar(item.get(name)) for name in FIELDS - {"tool_calls"}}
+    row = {name: scalar(item.get(name)) for name in PLAIN_FIELDS}
     time = timestamp if row["timestamp"] is None else row["timestamp"]
     calls = item.get("tool_calls")
     parsed = [call_of(c) for c in calls] if calls is not None else []
@@ -203,7 +211,7 @@ def call_of(stored: Any) -> Any:
 
 def scalar(value: Any) -> Any:
     """A plain value from an Arrow, NumPy or torch scalar, or from a list of one. Raises RowError on longer lists."""
-    if value is None or isinstance(value, str | int | float | Mapping):
+    if type(value) in PLAIN_TYPES or isinstance(value, Mapping):
         return value
     if hasattr(value, "as_py"):  # Arrow
         return scalar(value.as_py())

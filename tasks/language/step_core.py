@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.errors import AnnotateError, SettingsError
-from tasks.language.batch_fields import BatchError, cut, number, of_sample
+from tasks.errors import BatchError, MissingFieldError, SettingsError
+from tasks.language.batch_fields import cut, number, of_sample
 from tasks.language.epoch import SharedEpoch
 from tasks.language.loader_rows import LoaderTables
 from tasks.language.recipe import Recipe, load_recipe
-from tasks.language.render import Renderer, Sample
+from tasks.language.render import Renderer, Sample, task_alone
 from tasks.language.resolve import nearest_frame, rows_of, scalar
 from tasks.language.styles import EVENTS, PERSISTENT
 
@@ -28,10 +28,6 @@ SAMPLE_KEYS = tuple(Sample.__annotations__)
 log = logging.getLogger(__name__)
 
 Transition = Mapping[Any, Any]
-
-
-class MissingFieldError(AnnotateError, KeyError):
-    """A sample lacks a field without which its rows cannot be placed in time."""
 
 
 class MessageRenderer:
@@ -133,10 +129,7 @@ class MessageRenderer:
     def _bare(self, task: str | None) -> Sample | None:
         """Act on the task, say nothing."""
         text = task if self._override is None else self._override
-        if text is None:
-            return None
-        turn = {"role": "user", "content": text}
-        return {"messages": [turn], "message_streams": ["low_level"], "target_message_indices": []}
+        return None if text is None else task_alone(text)
 
     def _warn_of_lost_columns(self, data: Mapping[str, Any]) -> None:
         """Say it once when a dataset's batch (it has times) has no language columns at all."""

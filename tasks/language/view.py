@@ -16,7 +16,7 @@ from tasks.errors import SettingsError
 from tasks.language.epoch import SharedEpoch
 from tasks.language.recent import Recent
 from tasks.language.recipe import Recipe, load_recipe
-from tasks.language.render import Renderer, Sample
+from tasks.language.render import Renderer, task_alone
 from tasks.language.row_file import Progress
 from tasks.language.row_store import open_rows
 
@@ -127,12 +127,6 @@ class LanguageDataset:
         read = self.rows.dataset.columns(self.rows.episode(position), self._columns)
         columns = {name: np.array(values) for name, values in read.items()}  # not views of a whole shard's column
         return columns, sum(values.nbytes for values in columns.values())
-
-
-def task_alone(task: str) -> Sample:
-    """What is left to learn where no row says anything: to act on the task."""
-    messages = [{"role": "user", "content": task}]
-    return {"messages": messages, "message_streams": ["low_level"], "target_message_indices": []}
 
 
 def _checked(columns: Sequence[str], dataset: Dataset) -> tuple[str, ...]:

@@ -336,3 +336,10 @@ def test_rendering_needs_neither_arrow_nor_torch():
     script = f"import sys, tasks.language.render, tasks.language.recipe; print({loaded})"
     done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_binding_may_name_a_camera_in_short():
+    answer = {"vqa": "emitted_at(t, style=vqa, role=assistant, camera=wrist)"}
+    assert said(render(turn("${vqa}", target=True), frame=8, bindings=answer)) == ["assistant wrist"]
+    elsewhere = {"vqa": "emitted_at(t, style=vqa, role=assistant, camera=ceiling)"}
+    assert render(turn("${vqa}", target=True), frame=8, bindings=elsewhere) is None

@@ -267,7 +267,7 @@ def test_a_call_may_come_in_a_list_of_one():
 @pytest.mark.parametrize(
     "value",
     [[], ["a", "b"], (), (1, 2), np.array([]), np.array([1, 2]), pa.scalar(["a", "b"]), pa.array(["a"]), object(), {1}],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_anything_but_one_value_is_refused(value):
     with pytest.raises(RowError, match="want one value") as raised:

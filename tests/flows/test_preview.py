@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flows.chat_cli import export_chat_command
+from flows.console import out
 from flows.inline import annotate_inline
 from flows.preview_cli import preview
 from tasks.dataset.generate import generate
@@ -49,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUEBOOK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "width", 200)
 
 
 def call(*words: str) -> Result:
@@ -285,6 +286,7 @@ def test_help_comes_without_heavy_imports() -> None:
     code = """
 import sys
 from flows.preview_cli import preview
+from flows.console import out
 from flows.chat_cli import export_chat_command
 print([m for m in ("pyarrow", "av", "PIL", "torch", "prefect", "numpy", "yaml") if m in sys.modules])
 """

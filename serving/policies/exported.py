@@ -42,13 +42,14 @@ log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, "torch.Tensor"]
 IDENTITY = Normaliser()
+SMALL_BYTES = 8 << 20  # of a program: below, one thread computes as fast as several
 
 
 class ExportedOptions(Options):
     """model.options of an exported policy."""
 
     threads: int | None = Field(
-        None, ge=1, description="threads that torch computes with on the CPU; null: one a core. Small networks want 1"
+        None, ge=1, description="threads that torch computes with on the CPU; null: one a core, one for small networks"
     )
 
 
@@ -236,11 +237,11 @@ def load(model: ModelSettings) -> ExportedPolicy:
         remedy = "merge the adapter before the export"
         raise PolicyError("want no adapter on an exported policy", model.adapter.repo_or_path, remedy)
     check_device(model.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     folder = Path(model.repo_or_path).expanduser().absolute()
     file = read_policy_file(folder)
     normalisers = read_normalisers(file, folder)
+    if threads := options.threads or (1 if _is_small(folder) and model.device == "cpu" else 0):
+        torch.set_num_threads(threads)
     program = Program(file, folder, model.device, model.compile)
     kit = Kit(file, normalisers, pin=model.device.startswith("cuda"))
     thread = OneThread("serving-compiled") if model.compile.enabled else None
@@ -248,6 +249,11 @@ def load(model: ModelSettings) -> ExportedPolicy:
     return ExportedPolicy(
         _spec(file, model, program.hash, statistics_hash(normalisers)), kit, program, model.device, thread
     )
+
+
+def _is_small(folder: Path) -> bool:
+    """Whether a network is done before a second thread has begun; on a busy machine it waits for that one."""
+    return sum(path.stat().st_size for path in folder.glob("*.pt2")) < SMALL_BYTES
 
 
 def check_device(device: str) -> None:

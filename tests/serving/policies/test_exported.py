@@ -401,3 +401,13 @@ def test_the_hash_of_statistics_knows_features_modes_and_numbers() -> None:
     variants = [{"b": one}, {"a": Normaliser.of("min_max", one.low, one.high)}, {}]
     variants += [{"a": Normaliser.of("mean_std", np.float32([1]), np.float32([2.5]))}]
     assert len({statistics_hash(v) for v in [{"a": one}, *variants]}) == 5 and statistics_hash({}) == ""
+
+
+def test_a_small_network_computes_with_one_thread_unless_told_otherwise(tiny_folder: Path, monkeypatch) -> None:
+    said: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", said.append)
+    load(tiny_folder)
+    load(tiny_folder, options={"threads": 3})
+    monkeypatch.setattr("serving.policies.exported.SMALL_BYTES", 0)
+    load(tiny_folder)
+    assert said == [1, 3]

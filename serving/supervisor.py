@@ -23,7 +23,8 @@ from serving.overrides import ServicePlan
 SUPERVISED = "CUEBOOK_SUPERVISED"  # set for processes whose standard input ends with their supervisor
 GRACE_S = 5.0  # beyond a service's own drain, before it is killed
 LINE_MAX = 8192  # characters of one line of a process
-ASKED = (DONE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # how a process ends that was told to: drained, or not yet up
+# how a process ends that was told to: drained, or stopped before it was up
+ASKED = (DONE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 
 State = Literal["starting", "ready", "waiting", "refused", "draining", "stopped"]
 

@@ -286,7 +286,6 @@ def test_help_comes_without_heavy_imports() -> None:
     code = """
 import sys
 from flows.preview_cli import preview
-from flows.console import out
 from flows.chat_cli import export_chat_command
 print([m for m in ("pyarrow", "av", "PIL", "torch", "prefect", "numpy", "yaml") if m in sys.modules])
 """

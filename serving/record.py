@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from serving.log_limit import LineLimit
+
 if TYPE_CHECKING:
     from serving.policies.base import SessionInfo
     from serving.session import Agreement
+
+log = logging.getLogger(__name__)
+log.addFilter(LineLimit())
 
 STAGES = ("queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode")
 Stage = Literal["queue", "decode", "preprocess", "wait", "predict", "postprocess", "encode"]
@@ -74,6 +80,9 @@ class Recorder:
         self.listeners = listeners
 
     def __call__(self, record: RequestRecord | Drop) -> None:
-        """Hand a record on."""
+        """Hand a record on; a listener that fails harms neither the others nor the request."""
         for listener in self.listeners:
-            listener(record)
+            try:
+                listener(record)
+            except Exception:
+                log.exception("a record was not written")

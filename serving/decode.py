@@ -38,6 +38,7 @@ def decode_request(body: bytes, session: Session, spec: PolicySpec, limits: Limi
     """A request that the policy can take. Raises MessageError or LimitError with what is wrong."""
     observation = messages.decode(body, Observation, limits)
     wanted = {camera.name for camera in spec.cameras}
+    history = _history(observation, spec, wanted, limits)
     images = _images(observation.images, wanted, limits, "images")
     state = _state(observation.state, spec, limits, "state")
     rtc = session.agreed.rtc
@@ -47,7 +48,7 @@ def decode_request(body: bytes, session: Session, spec: PolicySpec, limits: Limi
         raise MessageError("want inference_delay_steps within a chunk", got, "the answer would come too late")
     return Request(
         moment=Moment(state, images),
-        history=_history(observation, spec, wanted, limits),
+        history=history,
         task=_task(observation.task, session, default_task),
         robot_type=session.agreed.robot_type,
         delay_steps=delay,
@@ -74,14 +75,11 @@ def _images(sent: Mapping[str, Image], wanted: set[str], limits: Limits, name: s
 def _state(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) -> np.ndarray | None:
     state = decode_tensor(tensor, name, limits)
     if not spec.state_dim:
-        return None if state is None else state.astype(np.float32, copy=False).reshape(-1)
+        return None if state is None else _floats(state, name).reshape(-1)
     if state is None or state.shape != (spec.state_dim,) or state.dtype.kind not in "fiu":
         got = "none" if state is None else f"{state.dtype} {state.shape}"
         raise MessageError(f"want numbers of shape ({spec.state_dim},) in {name}", got, "send the robot's whole state")
-    check_finite(state, name)
-    state = state.astype(np.float32, copy=False)
-    check_finite(state, name)  # a double may be too large for a float
-    return state
+    return _floats(state, name)
 
 
 def _prefix(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) -> np.ndarray | None:
@@ -95,8 +93,15 @@ def _prefix(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) 
         raise MessageError(wanted, f"{prefix.dtype} {prefix.shape}", "send the tail of the last chunk")
     if len(prefix) > rows_max:
         raise LimitError(f"want at most {rows_max} rows in {name}", f"{len(prefix)}", "send what the server reads")
-    check_finite(prefix, name)
-    return prefix.astype(np.float32, copy=False)
+    return _floats(prefix, name)
+
+
+def _floats(array: np.ndarray, name: str) -> np.ndarray:
+    """Finite float32; a double may be too large for one."""
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    check_finite(array, name)
+    return array
 
 
 def _history(observation: Observation, spec: PolicySpec, wanted: set[str], limits: Limits) -> tuple[Moment, ...]:
@@ -106,7 +111,8 @@ def _history(observation: Observation, spec: PolicySpec, wanted: set[str], limit
     if len(frames) > min(limits.history_frames_max, spec.history_frames - 1):
         raise LimitError(f"want at most {spec.history_frames - 1} frames of history", f"{len(frames)}", "send fewer")
     pictures = {f"history[{i}].{name}": image for i, f in enumerate(frames) for name, image in f.images.items()}
-    check_images(pictures, replace(limits, images_max=limits.images_max * limits.history_frames_max))
+    all_frames = replace(limits, images_max=limits.images_max * (1 + limits.history_frames_max))
+    check_images({**observation.images, **pictures}, all_frames)
     return tuple(
         Moment(
             _state(frame.state, spec, limits, f"history[{i}].state"),

@@ -15,6 +15,7 @@ from serving.wire.messages import ROBOT, ActionChunk, Event, encode
 from serving.wire.tensors import encode_tensor
 
 REASON_MAX = 500  # characters of a reason that is sent
+F16_MAX = float(np.finfo(np.float16).max)
 
 
 def check_chunk(chunk: Chunk, spec: PolicySpec) -> Chunk:
@@ -22,7 +23,8 @@ def check_chunk(chunk: Chunk, spec: PolicySpec) -> Chunk:
     wanted = (spec.chunk_size, spec.action_dim)
     arrays = []
     for name, array in (("model", chunk.model), ("robot", chunk.robot)):
-        array = np.ascontiguousarray(array, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            array = np.ascontiguousarray(array, dtype=np.float32)
         if array.shape != wanted:
             got = f"{array.shape} in {name} space"
             raise PredictError(f"want chunks of shape {wanted}", got, "check the policy's declared shape")
@@ -35,15 +37,14 @@ def check_chunk(chunk: Chunk, spec: PolicySpec) -> Chunk:
 def chunk_body(chunk: Chunk, session: Session, header: Header, record: RequestRecord, load: float) -> bytes:
     """The body of the answer to a request."""
     agreed = session.agreed
-    dtype = np.float16 if agreed.f16 else np.float32
     one_form = features.ONE_FORM in agreed and agreed.chunk_form == ROBOT
     return encode(
         ActionChunk(
             seq_id_echo=header.seq_id,
             client_mono_ns_echo=header.client_mono_ns,
             episode_id_echo=header.episode_id,
-            chunk_model=None if one_form else encode_tensor(chunk.model.astype(dtype, copy=False)),
-            chunk_robot=encode_tensor(chunk.robot.astype(dtype, copy=False)),
+            chunk_model=None if one_form else encode_tensor(_as_agreed(chunk.model, agreed.f16)),
+            chunk_robot=encode_tensor(_as_agreed(chunk.robot, agreed.f16)),
             queue_wait_ms=record.waited_s * 1e3,
             inference_ms=record.inference_s * 1e3,
             superseded_seqs=record.superseded,
@@ -51,6 +52,11 @@ def chunk_body(chunk: Chunk, session: Session, header: Header, record: RequestRe
             stages_ms={k: v * 1e3 for k, v in record.stages_s.items()} if features.EVENTS in agreed else None,
         )
     )
+
+
+def _as_agreed(actions: np.ndarray, f16: bool) -> np.ndarray:
+    """Half floats where the client takes them and the actions fit: 65520 would arrive as infinity."""
+    return actions.astype(np.float16) if f16 and np.abs(actions).max(initial=0) <= F16_MAX else actions
 
 
 def event_body(code: EventCode, reason: str, header: Header | None, retry_after_ms: int = 0) -> bytes:

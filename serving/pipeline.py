@@ -17,7 +17,8 @@ from typing import Any
 
 from serving.decode import buffer_left_s, check_task, decode_request
 from serving.errors import PredictError
-from serving.policies.base import Policy
+from serving.log_limit import LineLimit
+from serving.policies.base import Policy, Request
 from serving.record import Drop, Recorder, RequestRecord
 from serving.registry import Registry
 from serving.reply import answer_header, check_chunk, chunk_body, event_body
@@ -29,9 +30,11 @@ from serving.wire.header import Header, MessageType
 from serving.wire.limits import Limits
 
 log = logging.getLogger(__name__)
+log.addFilter(LineLimit())
 
 TICK_S = 0.5  # how often idle threads look around: a heartbeat, not a poll
 ROOM_PER_BATCH = 2  # requests ahead of the policy: one batch predicted, one prepared
+NOTICES_MAX = 16  # events on their way to one robot; who makes more of them has been told enough
 
 
 @dataclass
@@ -41,12 +44,10 @@ class Work:
     session: Session
     header: Header
     record: RequestRecord
-    deadline_s: float
     prepared: Any = None
     raw: Any = None
     kind: Any = None  # requests of one kind share a batch
     since_s: float = 0.0  # when it began to wait for the policy
-    reset_policy: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Pipeline:
         self._finishing = 0
         self._batches = 0
         self._stopping = False
+        self._nothing_comes = False  # to the finish pool any more
         self._threads: list[threading.Thread] = []
         self.heartbeat_s = time.monotonic()  # of the policy's thread
         self.busy_since_s: float | None = None  # since when the policy has been at one batch
@@ -117,11 +119,16 @@ class Pipeline:
     def stop(self, timeout_s: float) -> bool:
         """End all threads after what they are at; False when one does not. Twice is once."""
         end_s = time.monotonic() + timeout_s
-        self._stopping = True
-        for condition in (self._wake, self._finish_wake):
-            with condition:
-                condition.notify_all()
-        for thread in self._threads:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        finishers = self.settings.finish_threads
+        for thread in self._threads[:-finishers]:
+            thread.join(max(0.0, end_s - time.monotonic()))
+        with self._finish_wake:
+            self._nothing_comes = True
+            self._finish_wake.notify_all()
+        for thread in self._threads[-finishers:]:
             thread.join(max(0.0, end_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -137,7 +144,7 @@ class Pipeline:
         deposit = session.mailbox.peek()
         if deposit is None:
             return
-        left_s = buffer_left_s(deposit.body)
+        left_s = buffer_left_s(deposit.body) if features.DEADLINE in session.agreed else None
         deadline_s = deposit.received_s + (self.settings.deadline_default_s if left_s is None else left_s)
         with self._wake:
             self._waiting[session.session_id] = session
@@ -145,18 +152,27 @@ class Pipeline:
             self._wake.notify_all()
 
     def end_session(self, session: Session, why: str | None) -> None:
-        """Close a session after what is under way, telling the robot why; not heard of again."""
+        """Close a session, telling the robot why; what is under way ends unheard."""
         self._later(lambda: self._end_session(session, why))
         with self._wake:
-            self._waiting.pop(session.session_id, None)
-            self._deadlines.pop(session.session_id, None)
-            self._scheduler.forget(session.session_id)
-            self._wake.notify_all()
+            self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        """Nothing of a session waits any more. Under `_wake`."""
+        self._waiting.pop(session.session_id, None)
+        self._deadlines.pop(session.session_id, None)
+        self._scheduler.forget(session.session_id)
+        self._wake.notify_all()
 
     def send_event(self, session: Session, code: EventCode, reason: str, header: Header | None = None) -> None:
         """Tell a robot why, where it understands events; from the finish pool, so from any thread."""
-        if features.EVENTS in session.agreed:
-            self._later(lambda: self._publish_event(session, code, reason, header))
+        if features.EVENTS not in session.agreed:
+            return
+        with self._finish_wake:
+            if session.notices >= NOTICES_MAX:
+                return
+            session.notices += 1
+        self._later(lambda: self._notify(session, code, reason, header))
 
     # --- decode pool -----------------------------------------------------------------------------------------------
 
@@ -187,13 +203,13 @@ class Pipeline:
         ready = [Ready(s, self._deadlines[s]) for s, session in self._waiting.items() if not session.busy]
         for item in self._scheduler.order(ready):
             session = self._waiting[item.session]
-            began = session.begin()
-            if began or session.closed:
+            if session.begin():
                 del self._waiting[item.session], self._deadlines[item.session]
-            if began:
                 self._scheduler.served([item.session])
                 self._under_way += 1
                 return session
+            if session.closed:  # an observation came in while it was being closed
+                self._forget(session)
         return None
 
     def _prepare(self, session: Session) -> Work | None:
@@ -211,7 +227,7 @@ class Pipeline:
             info=session.info, agreed=session.agreed,
         )  # fmt: skip
         record.stages_s["queue"] = started_s - taken.deposit.received_s
-        work = Work(session, header, record, started_s)
+        work = Work(session, header, record)
         try:
             with _timed(record, "decode"):
                 request = decode_request(
@@ -221,12 +237,9 @@ class Pipeline:
             if request.episode_start or header.episode_id != session.episode:
                 session.begin_episode(header.episode_id)
                 session.reset_policy = not self.policy.spec.shared
-            work.reset_policy, session.reset_policy = session.reset_policy, False
             with _timed(record, "preprocess"):
                 work.prepared = session.policy.prepare(request)
-            prefix = request.prefix_model if self.policy.spec.prefix_form == "model" else request.prefix_robot
-            rows = 0 if prefix is None else len(prefix)
-            work.kind = None if self.policy.spec.mixed_delays else (request.delay_steps, rows)
+            work.kind = self._kind(request)
         except WireError as err:
             self._refuse(work, EventCode.BAD_REQUEST, err)
             return None
@@ -235,6 +248,15 @@ class Pipeline:
             return None
         work.since_s = time.monotonic()
         return work
+
+    def _kind(self, request: Request) -> tuple[Any, ...]:
+        """What requests of one batch have in common: the shapes, and delay and prefix where the policy wants that."""
+        moments = (request.moment, *request.history)
+        shapes = tuple(image.shape for moment in moments for _, image in sorted(moment.images.items()))
+        if self.policy.spec.mixed_delays:
+            return shapes
+        prefix = request.prefix_model if self.policy.spec.prefix_form == "model" else request.prefix_robot
+        return *shapes, request.delay_steps, 0 if prefix is None else len(prefix)
 
     # --- the policy's thread ---------------------------------------------------------------------------------------
 
@@ -263,39 +285,60 @@ class Pipeline:
                     self._prepared = [w for w in self._prepared if id(w) not in chosen]
                     return batch
                 self._wake.wait(wait_s)
-            elif self._stopping:
+            elif self._stopping and not self._decoding:
                 return []
             else:
                 self._wake.wait(TICK_S)
 
     def _predict(self, batch: list[Work]) -> None:
+        """Answer a batch. One that fails as a whole is asked again one by one, so that only the guilty get nothing."""
+        batch = [work for work in batch if self._still_wanted(work)]
+        if not batch:
+            return
         started_s = self.busy_since_s = time.monotonic()
-        reset = any(work.reset_policy for work in batch)
+        reset = any(work.session.reset_policy for work in batch)
         self._batches += 1
         for place, work in enumerate(batch):
             record = work.record
             record.stages_s["wait"] = started_s - work.since_s
             record.batch, record.batch_number, record.batch_place = len(batch), self._batches, place
             record.policy_reset = reset
+        failed = None
         try:
-            if reset:
-                self.policy.reset()
-            raws = self.policy.predict([work.prepared for work in batch])
-            if len(raws) != len(batch):
-                raise PredictError(f"want {len(batch)} answers from the policy", f"{len(raws)}", "mend the policy")
-            for work, raw in zip(batch, raws, strict=True):
-                work.raw = raw
+            self._ask_policy(batch, reset)
         except Exception as err:  # noqa: BLE001 - the policy's thread must outlive whatever a policy does
-            for work in batch:
-                self._refuse(work, EventCode.INTERNAL, err)
-            batch = []
-        now_s = time.monotonic()
+            failed = err
+        now_s = self.heartbeat_s = time.monotonic()
         self.busy_s += now_s - started_s
         self.busy_since_s = None
-        for work in batch:
-            work.record.stages_s["predict"] = now_s - started_s
-            work.prepared = None
-            self._later(work)
+        if failed is None:
+            for work in batch:
+                work.record.stages_s["predict"] = now_s - started_s
+                work.prepared = None
+                self._later(work)
+        elif len(batch) > 1:
+            for work in batch:
+                self._predict([work])
+        else:
+            self._refuse(batch[0], EventCode.INTERNAL, failed)
+
+    def _ask_policy(self, batch: list[Work], reset: bool) -> None:
+        if reset:
+            self.policy.reset()
+            for work in batch:
+                work.session.reset_policy = False
+        raws = self.policy.predict([work.prepared for work in batch])
+        if len(raws) != len(batch):
+            raise PredictError(f"want {len(batch)} answers from the policy", f"{len(raws)}", "mend the policy")
+        for work, raw in zip(batch, raws, strict=True):
+            work.raw = raw
+
+    def _still_wanted(self, work: Work) -> bool:
+        """Whether the session still has its place: what a former one left behind must not reach the policy."""
+        if self.registry.get(work.session.client) is work.session:
+            return True
+        self._refuse(work, EventCode.SESSION_CLOSED, PredictError("want an open session", "one that has ended"))
+        return False
 
     # --- finish pool -----------------------------------------------------------------------------------------------
 
@@ -308,7 +351,7 @@ class Pipeline:
         while True:
             with self._finish_wake:
                 while not self._finish:
-                    if self._stopping:
+                    if self._nothing_comes:
                         return
                     self._finish_wake.wait(TICK_S)
                 job = self._finish.popleft()
@@ -330,8 +373,9 @@ class Pipeline:
             with _timed(record, "encode"):
                 body = chunk_body(chunk, session, work.header, record, self._load())
                 header = answer_header(work.header, MessageType.CHUNK, session.tag)
-                if not session.closed:
-                    session.publisher.put(body, header)
+                if session.closed:
+                    raise PredictError("want an open session", "one that has ended")
+                session.publisher.put(body, header)
         except Exception as err:  # noqa: BLE001 - see _prepare; a session may also close between the check and the put
             self._refuse(work, EventCode.SESSION_CLOSED if session.closed else EventCode.INTERNAL, err)
             return
@@ -358,9 +402,16 @@ class Pipeline:
             self.offer(work.session)
 
     def _end_session(self, session: Session, why: str | None) -> None:
-        if why is not None and features.EVENTS in session.agreed:
-            self._publish_event(session, EventCode.SESSION_CLOSED, why, None)
-        session.close()
+        try:
+            if why is not None and features.EVENTS in session.agreed:
+                self._publish_event(session, EventCode.SESSION_CLOSED, why, None)
+        finally:
+            session.close()
+
+    def _notify(self, session: Session, code: EventCode, reason: str, header: Header | None) -> None:
+        with self._finish_wake:
+            session.notices -= 1
+        self._publish_event(session, code, reason, header)
 
     def _publish_event(self, session: Session, code: EventCode, reason: str, header: Header | None) -> None:
         if session.closed:

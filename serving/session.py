@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serving.errors import TransportError
+from serving.log_limit import LineLimit
 from serving.mailbox import Deposit, Mailbox
 from serving.policies.base import PolicySession, SessionInfo
 from serving.transport import Publisher
@@ -19,6 +20,7 @@ from serving.wire.header import TAG_BYTES
 from serving.wire.messages import BOTH
 
 log = logging.getLogger(__name__)
+log.addFilter(LineLimit())
 
 NO_EPISODE = -1  # so that the first observation always begins one
 
@@ -52,6 +54,7 @@ class Session:
     opened_s: float
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     resume_token: str = field(default_factory=lambda: secrets.token_hex(16))
+    shown_token: str = ""  # by the open that made this session: its ack may have been lost
     tag: bytes = b""  # b"" where the client knows no tags
     info: SessionInfo | None = None  # what the policy was told of it
     mailbox: Mailbox = field(default_factory=Mailbox)
@@ -61,6 +64,7 @@ class Session:
     epoch: int = -1  # newest handshake seen in a header; older observations are dropped
     episode: int = NO_EPISODE  # owned by whoever holds the turn
     reset_policy: bool = False  # an exclusive policy forgets before the next request
+    notices: int = 0  # events on their way to the robot; guarded by the pipeline
     closed: bool = False
     _busy: bool = False
     _when_idle: list[Callable[[], None]] = field(default_factory=list)
@@ -69,6 +73,11 @@ class Session:
         if features.TAG in self.agreed and not self.tag:
             self.tag = secrets.token_bytes(TAG_BYTES)
         self.last_seen_s = self.last_seen_s or self.opened_s
+
+    def knows(self, token: str) -> bool:
+        """Whether somebody who shows this token is the robot itself."""
+        ours = filter(None, (self.resume_token, self.shown_token))
+        return any(secrets.compare_digest(token.encode(), known.encode()) for known in ours)
 
     def deposit(self, deposit: Deposit) -> bool:
         """Leave an observation in the mailbox and mark the robot as seen; True when it replaced one."""

@@ -37,7 +37,7 @@ from serving.wire.messages import (
     decode,
     encode,
 )
-from serving.wire.tensors import decode_tensor, encode_tensor
+from serving.wire.tensors import Tensor, decode_tensor, encode_tensor
 from tests.serving.mock_policy import CAMERA, DIM, WAIT_S, MockPolicy
 
 KEYS = Keys.of("acme/mock", "main", "stack")
@@ -206,9 +206,11 @@ class Robot:
 
     # --- observations ----------------------------------------------------------------------------------------------
 
-    def body(self, state: float = 0.0, **fields: Any) -> bytes:
-        """An observation; fields given replace the usual ones."""
-        whole = dict(state=encode_tensor(np.full(DIM, state, np.float32)), images={CAMERA: PICTURE})
+    def body(self, state: float | Tensor | None = 0.0, **fields: Any) -> bytes:
+        """An observation; a number is a state full of it, other fields replace the usual ones."""
+        if isinstance(state, float | int):
+            state = encode_tensor(np.full(DIM, state, np.float32))
+        whole = dict(state=state, images={CAMERA: PICTURE})
         return encode(Observation(**{**whole, **fields}))
 
     def put(self, body: bytes, *, tag: bytes | None = None, seq: int | None = None, **header: Any) -> int:
@@ -220,7 +222,7 @@ class Robot:
         self._publisher.put(body, replace(plain, **header).pack(self.ack.session_tag if tag is None else tag))
         return used
 
-    def send(self, state: float = 0.0, **fields: Any) -> int:
+    def send(self, state: float | Tensor | None = 0.0, **fields: Any) -> int:
         """Send an observation; its sequence number."""
         return self.put(self.body(state, **fields))
 

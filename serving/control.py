@@ -10,15 +10,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
 from serving.admission import Rules, Verdict, judge
+from serving.log_limit import LineLimit
 from serving.pipeline import Pipeline
 from serving.policies.base import Policy, SessionInfo
 from serving.record import Drop, Recorder
 from serving.registry import Registry
+from serving.reply import REASON_MAX
 from serving.session import Agreement, Session
 from serving.transport import Transport
 from serving.wire import features, keys
@@ -38,6 +41,7 @@ from serving.wire.messages import (
 )
 
 log = logging.getLogger(__name__)
+log.addFilter(LineLimit())
 
 JOBS_MAX = 64  # questions waiting; more are told to come back
 CONTROL_BODY_MAX = 256 << 10
@@ -45,6 +49,7 @@ GC_EVERY_S = 1.0
 TOKEN_GRACE_S = 5.0
 TOKEN_QUERY_S = 0.5
 RETRY_AFTER_MS = 500
+EPISODE_MAX = (1 << 32) - 1  # as the header has it
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,12 @@ class Control:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Finish what waits and end. Twice is once."""
+        """Finish what waits, end every session, then the thread. Twice is once."""
         if self._thread.is_alive():
-            self._jobs.put(None)
-            self._thread.join(timeout_s)
+            end_s = time.monotonic() + timeout_s
+            with suppress(queue.Full):  # the thread hangs: nothing can be ended in order
+                self._jobs.put(None, timeout=timeout_s)
+            self._thread.join(max(0.0, end_s - time.monotonic()))
 
     @property
     def alive(self) -> bool:
@@ -115,7 +122,7 @@ class Control:
                     self.collect()
                 job = self._jobs.get(timeout=max(0.0, collect_s - self.heartbeat_s))
                 if job is None:
-                    return
+                    return self._end_all("server shutdown")
                 job()
             except queue.Empty:
                 continue
@@ -147,12 +154,12 @@ class Control:
         verdict = Verdict(None, code, error)
         self._record(Drop(f"reject_{code.name.lower()}"))
         return self._ack(
-            error=error, code=int(code), retryable=verdict.retryable,
+            error=error[:REASON_MAX], code=int(code), retryable=verdict.retryable,
             retry_after_ms=RETRY_AFTER_MS if verdict.retryable else 0,
         )  # fmt: skip
 
     def _ack(self, **values: object) -> SessionAck:
-        known = {f: getattr(self._capabilities(), f) for f in Capabilities.__struct_fields__}
+        known = msgspec.structs.asdict(self._capabilities())
         return SessionAck(**{**known, "server_load": self._load(), **values})  # type: ignore[arg-type]
 
     def _open(self, ask: SessionOpen, key_client: str | None) -> SessionAck:
@@ -168,6 +175,9 @@ class Control:
         if old is not None and not self._may_replace(old, ask.resume_token):
             return self.rejected(RejectCode.IN_USE, f"{client} has a session; show its resume token to replace it")
         session = self._build(client, verdict.agreement, ask)
+        if self.draining:  # since we looked: building may take seconds
+            session.close()
+            return self.rejected(RejectCode.DRAINING, "the server is shutting down")
         self._registry.put(session)
         if old is not None:
             self._end(old, "replaced by a new session")
@@ -177,13 +187,17 @@ class Control:
     def _build(self, client: str, agreed: Agreement, ask: SessionOpen) -> Session:
         session = Session(
             client, agreed, policy=None, publisher=None, opened_s=time.monotonic(),  # type: ignore[arg-type]
-            reset_policy=not self._policy.spec.shared,
+            reset_policy=not self._policy.spec.shared, shown_token=ask.resume_token,
         )  # fmt: skip
         info = SessionInfo(
             session.session_id, client, agreed.robot_type, agreed.action_names, agreed.task, agreed.rtc, dict(ask.tags)
         )
         session.info, session.policy = info, self._policy.open_session(info)
-        session.publisher = self._transport.publisher(self._keys.action(client), "action")
+        try:
+            session.publisher = self._transport.publisher(self._keys.action(client), "action")
+        except Exception:
+            session.policy.close()
+            raise
         return session
 
     def _accepted(self, session: Session, verdict: Verdict) -> SessionAck:
@@ -205,7 +219,7 @@ class Control:
 
     def _may_replace(self, old: Session, token: str) -> bool:
         """Whether an open may end a session: where no tokens were agreed on, with the token, or when it is dead."""
-        return features.RESUME not in old.agreed or token == old.resume_token or not self._lives(old)
+        return features.RESUME not in old.agreed or old.knows(token) or not self._lives(old)
 
     def _lives(self, session: Session) -> bool:
         return bool(self._transport.alive(self._keys.alive(session.client), TOKEN_QUERY_S))
@@ -221,7 +235,9 @@ class Control:
         session = self._registry.get(_same_client(ask.client_uuid, key_client))
         if session is None:
             return ResetAck(outcome="unknown")
-        if ask.session_id and ask.session_id != session.session_id:
+        # whoever need not show which session it means could end another robot's, and open in its place
+        may_be_any = not ask.session_id and (key_client is not None or features.RESUME not in session.agreed)
+        if ask.session_id != session.session_id and not may_be_any:
             return ResetAck(outcome="other_session")
         self._end(session, "closed by the client", tell=False)
         return ResetAck(outcome="closed")
@@ -240,6 +256,8 @@ class Control:
         try:
             ask = decode(body, Reset)
             _same_client(ask.client_uuid or client, client)
+            if not 0 <= ask.episode_id <= EPISODE_MAX:
+                raise MessageError(f"want episode_id between 0 and {EPISODE_MAX}", f"{ask.episode_id}", "count from 0")
         except WireError as err:
             return _reply(ResetAck(ok=False, error=str(err)), reply, done)
         session = self._registry.get(client)
@@ -248,9 +266,13 @@ class Control:
 
         def between() -> None:
             session.mailbox.clear()
-            session.begin_episode(ask.episode_id)
+            try:
+                session.begin_episode(ask.episode_id)
+            except Exception as err:
+                log.exception("a session could not be reset")
+                return _reply(ResetAck(ok=False, error=f"server error: {type(err).__name__}"), reply, done)
             session.reset_policy = not self._policy.spec.shared
-            _reply(ResetAck(), reply, done)
+            return _reply(ResetAck(), reply, done)
 
         session.when_idle(between)
         self._pipeline.offer(session)
@@ -279,7 +301,7 @@ class Control:
             elif now_s - session.last_seen_s > self._settings.idle_timeout_s:
                 self._end(session, "idle timeout")
 
-    def end_all(self, why: str) -> None:
+    def _end_all(self, why: str) -> None:
         """End every session."""
         for session in self._registry.all():
             self._end(session, why)

@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from serving.admission import Rules
 from serving.control import CONTROL_BODY_MAX, Control, ControlSettings
 from serving.load import Load
+from serving.log_limit import LineLimit
 from serving.mailbox import Deposit
 from serving.pipeline import Pipeline, PipelineSettings
 from serving.policies.base import Policy
@@ -21,13 +24,14 @@ from serving.session import Session
 from serving.transport import Declaration, Query, Sample, Transport
 from serving.wire import features
 from serving.wire.errors import EventCode, HeaderError, RejectCode
-from serving.wire.header import MessageType, unpack
+from serving.wire.header import Header, MessageType, unpack
 from serving.wire.keys import Keys
 from serving.wire.messages import Capabilities, ResetAck, Status, encode
 
 log = logging.getLogger(__name__)
+log.addFilter(LineLimit())
 
-STRANGERS_NAMED_MAX = 256  # unknown robots that are logged once each; more are only counted
+STRANGERS_NAMED_MAX = 256  # unknown robots that are remembered, to be logged once each
 DRAIN_S = 10.0
 
 
@@ -54,7 +58,8 @@ class Daemon:
         self.load = Load(self.registry)
         self.pipeline = Pipeline(policy, self.registry, settings.pipeline, self._record, self.load.sessions)
         self.control = Control(
-            policy, self.registry, self.pipeline, transport, settings.keys, settings.rules,
+            policy, self.registry, self.pipeline, transport, settings.keys,
+            replace(settings.rules, sessions_max=self.registry.sessions_max),
             replace(settings.control, server_id=settings.server_id),
             self._record, self.capabilities, self.load.sessions,
         )  # fmt: skip
@@ -100,7 +105,6 @@ class Daemon:
             whole = self.pipeline.drain(timeout_s)
             for declaration in self._surface:
                 declaration.undeclare()
-            self.control.submit(lambda: self.control.end_all("server shutdown"))
             self.control.stop(timeout_s)
             whole = self.pipeline.stop(timeout_s) and whole
             self.transport.close()
@@ -146,9 +150,8 @@ class Daemon:
 
     def status(self) -> Status:
         """What everybody may ask."""
-        known = {f: getattr(self.capabilities(), f) for f in Capabilities.__struct_fields__}
         return Status(
-            **known,
+            **msgspec.structs.asdict(self.capabilities()),
             active_sessions=len(self.registry),
             max_sessions=self.registry.sessions_max,
             server_load=self.load.sessions(),
@@ -179,7 +182,7 @@ class Daemon:
         session = self.registry.get(client)
         if session is None:
             return self._stranger(client)
-        if reason := self._unwanted(session, header.schema_version, tag, header.session_epoch, sample.size):
+        if reason := self._unwanted(session, header, tag, sample.size):
             return self._drop(reason, client)
         if self.control.draining:
             self.pipeline.send_event(session, EventCode.DRAINING, "the server is shutting down", header)
@@ -189,18 +192,19 @@ class Daemon:
         self.pipeline.offer(session)
         return None
 
-    def _unwanted(self, session: Session, version: int, tag: bytes, epoch: int, size: int) -> str:
+    def _unwanted(self, session: Session, header: Header, tag: bytes, size: int) -> str:
         """Why a message is dropped by its header alone; "" when it is not."""
-        if version != session.agreed.schema_version:
-            self.pipeline.send_event(session, EventCode.BAD_SCHEMA, f"want schema {session.agreed.schema_version}")
-            return "bad_schema"
-        if session.tag != tag:
+        if session.tag != tag:  # from somebody else: the robot must not hear of it
             return "bad_tag"
-        if epoch < session.epoch:
+        version, limit = session.agreed.schema_version, self.settings.pipeline.limits.body_bytes_max
+        if header.schema_version != version:
+            reason = f"want schema {version}, got {header.schema_version}"
+            self.pipeline.send_event(session, EventCode.BAD_SCHEMA, reason, replace(header, schema_version=version))
+            return "bad_schema"
+        if header.session_epoch < session.epoch:
             return "old_epoch"
-        if size > self.settings.pipeline.limits.body_bytes_max:
-            limit = self.settings.pipeline.limits.body_bytes_max
-            self.pipeline.send_event(session, EventCode.BAD_REQUEST, f"want at most {limit} bytes, got {size}")
+        if size > limit:
+            self.pipeline.send_event(session, EventCode.BAD_REQUEST, f"want at most {limit} bytes, got {size}", header)
             return "too_large"
         return ""
 

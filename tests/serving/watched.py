@@ -136,7 +136,7 @@ class Robot:
         return ack
 
     def close(self) -> ResetAck:
-        return decode(self.ask(KEYS.session, encode(SessionClose(client_uuid=self.name))), ResetAck)
+        return decode(self.ask(KEYS.session_of(self.name), encode(SessionClose(client_uuid=self.name))), ResetAck)
 
     def ask(self, key: str, body: bytes) -> bytes:
         (answer,) = self.transport.query(key, body, WAIT_S)

@@ -7,7 +7,7 @@ PY312_WORKS := $(shell test -n "$(PY312)" && $(PY312) -c "import venv" 2>/dev/nu
 WORKERS ?= 2
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo test test-fast compat lint bench clean
+.PHONY: demo serve test test-fast compat lint bench clean
 
 $(VENV)/.annotate: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -24,6 +24,17 @@ $(VENV)/.dev: $(VENV)/.annotate
 
 demo: $(VENV)/.annotate ## make a small dataset, annotate it without a model, show the result
 	$(BIN)/annotate demo --dir=demo
+
+$(VENV)/.replay: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[replay]'
+	touch $@
+
+serve: $(VENV)/.replay ## make a small recording and serve it: robots get its actions back; no weights, no GPU
+	mkdir -p demo/serve
+	test -f demo/serve/manifest.yaml || $(BIN)/serving init demo/serve/manifest.yaml
+	$(BIN)/serving up demo/serve/manifest.yaml
 
 test: $(VENV)/.dev ## all tests, the slow ones too
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup

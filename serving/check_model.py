@@ -66,7 +66,7 @@ def _recording(model: ModelSettings) -> Iterator[Finding]:
         from tasks.dataset.layout import open_dataset
         from tasks.errors import AnnotateError
     except ImportError as err:
-        yield Finding("model.repo_or_path", "error", f"no module {err.name}", "pip install 'cuebook[serving,annotate]'")
+        yield Finding("model.repo_or_path", "error", f"no module {err.name}", "pip install 'cuebook[replay]'")
         return
     try:
         info = open_dataset(Path(model.repo_or_path).expanduser()).info

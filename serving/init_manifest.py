@@ -99,7 +99,7 @@ def _record(folder: Path) -> None:
     try:
         from tasks.dataset.generate import generate
     except ImportError as err:
-        remedy = "pip install 'cuebook[serving,annotate]', or name a --model"
+        remedy = "pip install 'cuebook[replay]', or name a --model"
         raise ServingError("want pyarrow and av to make a recording", f"no module {err.name}", remedy) from err
     folder.parent.mkdir(parents=True, exist_ok=True)
     generate(folder, episodes=EPISODES)

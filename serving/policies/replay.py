@@ -187,7 +187,7 @@ def load(model: ModelSettings) -> ReplayPolicy:
         from tasks.dataset.layout import open_dataset
         from tasks.errors import AnnotateError
     except ImportError as err:
-        remedy = "pip install 'cuebook[serving,annotate]'"
+        remedy = "pip install 'cuebook[replay]'"
         raise PolicyError("want pyarrow and av to read a dataset", f"no module {err.name}", remedy) from err
     options = checked(ReplayOptions, model.options, "model.options of a replayed dataset")
     try:

@@ -14,12 +14,13 @@ import msgspec
 from serving.admission import Rules
 from serving.control import CONTROL_BODY_MAX, Control, ControlSettings
 from serving.load import Load
-from serving.log_limit import LineLimit
+from serving.log_limit import Allowance, LineLimit
 from serving.mailbox import Deposit
 from serving.pipeline import Pipeline, PipelineSettings
 from serving.policies.base import Policy
 from serving.record import Drop, Recorder
 from serving.registry import Registry
+from serving.reply import answer_header, event_body
 from serving.session import Session
 from serving.transport import Declaration, Query, Sample, Transport
 from serving.wire import features
@@ -32,7 +33,9 @@ log = logging.getLogger(__name__)
 log.addFilter(LineLimit())
 
 STRANGERS_NAMED_MAX = 256  # unknown robots that are remembered, to be logged once each
+STRANGERS_TOLD_PER_S_MAX = 20  # robots that are told that their session is gone; the others find out by waiting
 DRAIN_S = 10.0
+STOP_LEAST_S = 1.0  # that threads get to end, however long the drain has taken
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Daemon:
         self.stopped = threading.Event()
         self._stop_lock = threading.Lock()
         self._strangers: set[str] = set()
+        self._strangers_told = Allowance(STRANGERS_TOLD_PER_S_MAX)
         self._surface: list[Declaration] = []
         self._token: list[Declaration] = []
 
@@ -102,11 +106,12 @@ class Daemon:
                 token.undeclare()
             for session in self.registry.all():
                 self.pipeline.send_event(session, EventCode.DRAINING, "the server is shutting down")
+            end_s = time.monotonic() + timeout_s
             whole = self.pipeline.drain(timeout_s)
             for declaration in self._surface:
                 declaration.undeclare()
-            self.control.stop(timeout_s)
-            whole = self.pipeline.stop(timeout_s) and whole
+            self.control.stop(max(STOP_LEAST_S, end_s - time.monotonic()))
+            whole = self.pipeline.stop(max(STOP_LEAST_S, end_s - time.monotonic())) and whole
             self.transport.close()
             self.policy.close()
             self.stopped.set()
@@ -181,7 +186,8 @@ class Daemon:
             return self._drop("bad_type")
         session = self.registry.get(client)
         if session is None:
-            return self._stranger(client)
+            return self._stranger(client, header, tag, to_us=sample.key == self._own_key(client))
+        self._strangers.discard(client)
         if reason := self._unwanted(session, header, tag, sample.size):
             return self._drop(reason, client)
         if self.control.draining:
@@ -208,11 +214,28 @@ class Daemon:
             return "too_large"
         return ""
 
-    def _stranger(self, client: str) -> None:
+    def _own_key(self, client: str) -> str:
+        """Where a robot puts observations that are meant for this replica alone."""
+        return self.settings.keys.observation(client, self.settings.server_id)
+
+    def _stranger(self, client: str, header: Header, tag: bytes, *, to_us: bool) -> None:
         if client not in self._strangers and len(self._strangers) < STRANGERS_NAMED_MAX:
             self._strangers.add(client)
             log.warning("observations from %s, which has no session here", client)
         self._drop("unknown_session", client)
+        # on the key that replicas share it may well be another's robot
+        if to_us and not self.control.draining and self._strangers_told.take():
+            self.pipeline.later(lambda: self._tell_stranger(client, header, tag))
+
+    def _tell_stranger(self, client: str, header: Header, tag: bytes) -> None:
+        """A robot that addresses us has had a session here and did not hear of its end."""
+        publisher = self.transport.publisher(self.settings.keys.action(client), "action")
+        try:
+            body = event_body(EventCode.UNKNOWN_SESSION, "no session here: open another", header)
+            publisher.put(body, answer_header(header, MessageType.EVENT, tag))
+        finally:
+            publisher.undeclare()
+        self._drop(f"event_{EventCode.UNKNOWN_SESSION.name.lower()}", client)
 
     def _on_status(self, query: Query) -> None:
         _guarded(query, lambda: query.reply(encode(self.status())))

@@ -9,24 +9,43 @@ import time
 LINES_PER_S_MAX = 5
 
 
+class Allowance:
+    """So many a second, and no more."""
+
+    def __init__(self, per_s_max: int, window_s: float = 1.0) -> None:
+        self._max, self._window_s = per_s_max, window_s
+        self._lock = threading.Lock()
+        self._since_s = time.monotonic()
+        self._taken = 0
+        self.refused = 0  # since somebody last looked
+
+    def take(self) -> bool:
+        """Whether there is one left."""
+        with self._lock:
+            now_s = time.monotonic()
+            if now_s - self._since_s >= self._window_s:
+                self._since_s, self._taken = now_s, 0
+            self._taken += 1
+            if self._taken > self._max:
+                self.refused += 1
+                return False
+            return True
+
+
 class LineLimit(logging.Filter):
     """Lets through so many lines a second of each message; the next one that passes says how many did not."""
 
-    def __init__(self, lines_max: int = LINES_PER_S_MAX, window_s: float = 1.0) -> None:
+    def __init__(self, per_s_max: int = LINES_PER_S_MAX, window_s: float = 1.0) -> None:
         super().__init__()
-        self._lines_max, self._window_s = lines_max, window_s
-        self._lock = threading.Lock()
-        self._lines: dict[str, tuple[float, int]] = {}  # by message, before its arguments: since when, how many
+        self._max, self._window_s = per_s_max, window_s
+        self._allowances: dict[str, Allowance] = {}  # by message before its arguments: as many as the code has
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
-        now_s = time.monotonic()
-        with self._lock:
-            since_s, count = self._lines.get(str(record.msg), (now_s, 0))
-            left_out = 0
-            if now_s - since_s >= self._window_s:
-                left_out, since_s, count = max(0, count - self._lines_max), now_s, 0
-            self._lines[str(record.msg)] = since_s, count + 1
+        allowance = self._allowances.setdefault(str(record.msg), Allowance(self._max, self._window_s))
+        if not allowance.take():
+            return False
+        left_out, allowance.refused = allowance.refused, 0
         if left_out:
             record.msg = f"{record.msg} ({left_out} more like this were left out)"
-        return count < self._lines_max
+        return True

@@ -153,7 +153,7 @@ class Pipeline:
 
     def end_session(self, session: Session, why: str | None) -> None:
         """Close a session, telling the robot why; what is under way ends unheard."""
-        self._later(lambda: self._end_session(session, why))
+        self.later(lambda: self._end_session(session, why))
         with self._wake:
             self._forget(session)
 
@@ -172,7 +172,7 @@ class Pipeline:
             if session.notices >= NOTICES_MAX:
                 return
             session.notices += 1
-        self._later(lambda: self._notify(session, code, reason, header))
+        self.later(lambda: self._notify(session, code, reason, header))
 
     # --- decode pool -----------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class Pipeline:
             for work in batch:
                 work.record.stages_s["predict"] = now_s - started_s
                 work.prepared = None
-                self._later(work)
+                self.later(work)
         elif len(batch) > 1:
             for work in batch:
                 self._predict([work])
@@ -342,7 +342,8 @@ class Pipeline:
 
     # --- finish pool -----------------------------------------------------------------------------------------------
 
-    def _later(self, job: Work | Callable[[], None]) -> None:
+    def later(self, job: Work | Callable[[], None]) -> None:
+        """Finish a request, or do something else for which network threads have no time."""
         with self._finish_wake:
             self._finish.append(job)
             self._finish_wake.notify()

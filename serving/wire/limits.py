@@ -13,7 +13,7 @@ class Limits:
 
     body_bytes_max: int = 16 * MIB
     images_max: int = 16
-    pixels_max: int = 64_000_000  # of all images of one message together, as their headers declare
+    pixels_max: int = 16_000_000  # of all images of one message together, as their headers declare: 48 MB decoded
     history_frames_max: int = 16
     tensor_values_max: int = 4 * MIB
     prefix_rows_max: int = 1024

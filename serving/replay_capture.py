@@ -235,7 +235,7 @@ def differ(pair: Pair, body: bytes) -> Difference | None:
     found, largest = [], None
     for name in ActionChunk.__struct_fields__:
         if name in ("chunk_model", "chunk_robot"):
-            then, now = (decode_tensor(getattr(chunk, name), name, DEFAULT_LIMITS) for chunk in (old, new))
+            then, now = (decode_tensor(getattr(chunk, name), name, DEFAULT_LIMITS, half=True) for chunk in (old, new))
             what, deviation = _chunks_differ(then, now)
             if what:
                 found.append(f"{name}: {what}")

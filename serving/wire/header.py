@@ -38,6 +38,8 @@ class Header:
 
     def pack(self, tag: bytes = b"") -> bytes:
         """27 bytes little-endian, and the session's tag where one was agreed on. Raises HeaderError."""
+        if len(tag) not in (0, TAG_BYTES):
+            raise HeaderError(f"want a session tag of {TAG_BYTES} bytes, or none", f"{len(tag)}", "use the ack's")
         try:
             return (
                 _LAYOUT.pack(

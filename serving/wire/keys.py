@@ -7,7 +7,9 @@ the tree.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
+from hashlib import blake2s
 
 from serving.wire.errors import KeyNameError
 from serving.wire.limits import CLIENT_ID_MAX, SEGMENT_MAX
@@ -15,20 +17,38 @@ from serving.wire.limits import CLIENT_ID_MAX, SEGMENT_MAX
 ROOT = "@lerobot"
 RESERVED = frozenset({"status", "session", "server", "obs", "action", "reset", "alive"})
 
+LAST = frozenset({"obs", "action", "reset", "alive", "session"})  # what keys of a robot end in
+HASH_PREFIX, HASH_BYTES = "u-", 6
+SAID_MAX = 80  # characters of a wrong name that are said back
+
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]+")
-_CLIENT_ID = re.compile(rf"[A-Za-z0-9_.-]{{1,{CLIENT_ID_MAX}}}")
+_ROOT = re.compile(r"@[A-Za-z0-9_.-]+")
+_SEGMENT = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{{0,{CLIENT_ID_MAX - 2}}}[A-Za-z0-9_])?")
 
 
 def sanitize(name: str) -> str:
-    """One key segment from any text. Raises KeyNameError where nothing is left, or a reserved word is."""
-    segment = _FOREIGN.sub("-", name.strip()).strip("-.")
+    """One key segment from any text. Raises KeyNameError where nothing is left, or a reserved word is.
+
+    A name in another script than Latin leaves nothing; its hash stands in for it.
+    """
+    segment = _FOREIGN.sub("-", name.strip()).strip("-.") or _hash(name)
     if not segment:
-        raise KeyNameError(f"want a name with letters or digits, {name!r} sanitizes to an empty chunk", repr(name))
+        wanted = f"want a name with letters or digits, {name[:SAID_MAX]!r} sanitizes to an empty chunk"
+        raise KeyNameError(wanted, repr(name[:SAID_MAX]))
     if segment in RESERVED:
-        raise KeyNameError(f"want a free name, {name!r} collides with reserved chunk {segment}", "", "choose another")
+        wanted = f"want a free name, {name[:SAID_MAX]!r} collides with reserved chunk {segment}"
+        raise KeyNameError(wanted, "", "choose another")
     if len(segment) > SEGMENT_MAX:
         raise KeyNameError(f"want a name of at most {SEGMENT_MAX} characters", f"{len(segment)}", "shorten it")
     return segment
+
+
+def _hash(name: str) -> str:
+    """A segment for a name that has letters or digits, none of them ASCII; "" for one that has none at all."""
+    text = unicodedata.normalize("NFC", name.strip())  # the same text may be typed as other code points
+    if not any(c.isalnum() for c in text):
+        return ""
+    return HASH_PREFIX + blake2s(text.encode(errors="replace"), digest_size=HASH_BYTES).hexdigest()
 
 
 def client_id(name: str) -> str:
@@ -48,6 +68,9 @@ class Keys:
     @classmethod
     def of(cls, model: str, revision: str = "main", task: str = "", *, service: str = "", root: str = ROOT) -> Keys:
         """Keys from what both sides know: the model, its revision, and the task (or the service's own name)."""
+        if not _ROOT.fullmatch(root):
+            wanted = "want a root of one chunk that begins with @, so that wildcards of strangers cannot match it"
+            raise KeyNameError(wanted, repr(root[:SAID_MAX]), f"use {ROOT}")
         last = sanitize(service or task or "default")
         return cls(f"{root}/{sanitize(model)}/{sanitize(revision or 'main')}/{last}")
 
@@ -93,11 +116,14 @@ class Keys:
     def client_of(self, key: str) -> str | None:
         """The robot that a key of this service names; None when it is no such key.
 
-        Strict, because anybody on the router chooses the key: no wildcards, no foreign characters, no reserved words.
+        Strict, because anybody on the router chooses the key: no wildcards, nothing that `sanitize` would not make.
         """
         if not key.startswith(f"{self.prefix}/"):
             return None
         parts = key[len(self.prefix) + 1 :].split("/")
-        if len(parts) not in (2, 3) or parts[0] in RESERVED or not all(_CLIENT_ID.fullmatch(p) for p in parts):
+        names, last = parts[:-1], parts[-1]
+        if len(names) not in (1, 2) or last not in LAST:
             return None
-        return parts[0]
+        if any(name in RESERVED or not _SEGMENT.fullmatch(name) for name in names):
+            return None
+        return names[0]

@@ -20,12 +20,14 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-TEXT_MAX = 4096  # bytes of any string
-LABEL_MAX = 256  # bytes of a name: action, camera, tag
+OBJECTS_MAX = 16_384  # values of a body, its keys included: decoding takes time by their number, not by bytes
+TEXT_MAX = 4096  # bytes of any string in UTF-8
+LABEL_MAX = 256  # characters of a name: action, camera, tag
 NAMES_MAX = 1024  # entries of a list of names
 TAGS_MAX = 32
 FEATURES_MAX = 64
 NDIM_MAX = 4
-DTYPES = ("<f4", "<f8", "<f2", "<i4", "<i8", "|u1", "|b1")
+DTYPES = ("<f4", "<f8", "<i4", "<i8", "|u1", "|b1")
+HALF = "<f2"  # in chunks for a client that takes it, nowhere else
 CLIENT_ID_MAX = 64
-SEGMENT_MAX = 128
+SEGMENT_MAX = 512  # long tasks and paths of checkpoints: both sides must come to the same key

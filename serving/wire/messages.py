@@ -6,7 +6,9 @@ never makes anything larger than the body it was given: sizes that a sender clai
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from math import isfinite
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -14,15 +16,21 @@ from serving.wire.errors import LimitError, MessageError
 from serving.wire.header import MIN_SCHEMA_VERSION, SCHEMA_VERSION
 from serving.wire.images import Image
 from serving.wire.limits import DEFAULT_LIMITS, FEATURES_MAX, LABEL_MAX, NAMES_MAX, TAGS_MAX, TEXT_MAX, Limits
+from serving.wire.structure import check_structure
 from serving.wire.tensors import Tensor
 
-Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
+IMAGE_SIDE_MAX = 8192  # pixels that a server may ask an edge to resize to
+TAG_BYTES_MAX = 64
+SAID_MAX = 300  # characters of a decoder's complaint, which may quote what it was sent
+
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]  # by characters; `_check_values` counts the bytes
 Label = Annotated[str, msgspec.Meta(max_length=LABEL_MAX)]
 Names = Annotated[list[Label], msgspec.Meta(max_length=NAMES_MAX)]
 Features = Annotated[list[Label], msgspec.Meta(max_length=FEATURES_MAX)]
 Tags = Annotated[dict[Label, Text], msgspec.Meta(max_length=TAGS_MAX)]
 Images = Annotated[dict[Label, Image], msgspec.Meta(max_length=64)]
-Size = Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)]  # [height, width]
+Side = Annotated[int, msgspec.Meta(ge=1, le=IMAGE_SIDE_MAX)]
+Size = Annotated[list[Side], msgspec.Meta(min_length=2, max_length=2)]  # [height, width]
 Warnings = Annotated[list[Text], msgspec.Meta(max_length=64)]
 
 OPEN, CLOSE = "open", "close"
@@ -32,7 +40,7 @@ BOTH, ROBOT = "both", "robot"  # forms of a chunk that a client may ask for
 class Frame(msgspec.Struct):
     """An earlier moment of the robot, for policies that look back."""
 
-    age_steps: int  # control steps before the observation
+    age_steps: int = 0  # control steps before the observation
     state: Tensor | None = None
     images: Images = msgspec.field(default_factory=dict)
 
@@ -72,7 +80,7 @@ class ActionChunk(msgspec.Struct):
 class Event(msgspec.Struct):
     """Why there is no chunk, or that the session ended. Server to client, with the request's header echoed."""
 
-    code: int
+    code: int = 0  # EventCode
     reason: Text = ""
     seq_id_echo: int = 0
     retryable: bool = False
@@ -141,7 +149,9 @@ class SessionAck(Capabilities, kw_only=True):
     code: int = 0  # RejectCode
     retryable: bool = False
     retry_after_ms: int = 0
-    session_tag: bytes = b""  # stands behind the header of every later message of this session
+    session_tag: Annotated[bytes, msgspec.Meta(max_length=TAG_BYTES_MAX)] = (
+        b""  # stands behind the header of every later message of this session
+    )
     resume_token: Label = ""  # shown at the next open, it may replace this session while it lives
     chunk_form: Label = BOTH
     f16: bool = False
@@ -188,7 +198,7 @@ class ResetAck(msgspec.Struct):
 class SessionRequest(msgspec.Struct):
     """Which of the two a body on the session key is."""
 
-    op: Label = OPEN
+    op: Literal["open", "close"] = OPEN
 
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -197,6 +207,15 @@ KINDS: tuple[type[msgspec.Struct], ...] = (
     Observation, ActionChunk, Event, SessionOpen, SessionAck, SessionRequest, Status, SessionClose, Reset, ResetAck,
 )  # fmt: skip
 _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(kind) for kind in KINDS}
+_MAY_BE_EMPTY = (SessionRequest, SessionOpen)
+
+
+def _holds_values(annotation: Any) -> bool:
+    """Whether a field's type has a string or a float in it."""
+    return annotation in (str, float) or any(map(_holds_values, get_args(annotation)))
+
+
+_checked = {kind: [f.name for f in msgspec.structs.fields(kind) if _holds_values(f.type)] for kind in KINDS}
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -205,15 +224,41 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def decode(body: bytes, kind: type[M], limits: Limits = DEFAULT_LIMITS) -> M:
-    """A body as a message; blobs in it are views into the body. An empty body is a message of defaults.
+    """A body as a message; blobs in it are views into the body. An empty body asks for a session, with defaults.
 
-    Raises LimitError when it is too long, MessageError when it is no such message; the error names the field.
+    Raises LimitError when it is too long or holds too much, MessageError when it is no such message; the error names
+    the field.
     """
     if len(body) > limits.body_bytes_max:
         raise LimitError(f"want at most {limits.body_bytes_max} bytes", f"{len(body)}", "send smaller pictures")
-    if not body:
+    if not body and kind in _MAY_BE_EMPTY:
         return kind()
+    check_structure(body)
     try:
-        return _decoders[kind].decode(body)
+        message = _decoders[kind].decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as err:
-        raise MessageError(f"want a {kind.__name__} in MessagePack", str(err), "see the wire's schema") from err
+        wanted = f"want a message {kind.__name__} in MessagePack"
+        raise MessageError(wanted, _ends(str(err)), "see the wire's schema") from err
+    for name in _checked[kind]:
+        _check_values(getattr(message, name), name)
+    return message
+
+
+def _check_values(value: object, name: str) -> None:
+    """What types cannot say: strings are bounded in bytes, numbers are finite. Arrays are checked when decoded."""
+    kind = type(value)
+    if kind is str:
+        if not value.isascii() and len(value.encode()) > TEXT_MAX:  # type: ignore[attr-defined]
+            raise LimitError(f"want at most {TEXT_MAX} bytes of UTF-8 in `$.{name}`", "more", "shorten it")
+    elif kind is float:
+        if not isfinite(value):  # type: ignore[arg-type]
+            raise MessageError(f"want a finite number in `$.{name}`", str(value), "check where it comes from")
+    elif kind is dict or kind is list:
+        inner: Iterable[object] = value.values() if kind is dict else value  # type: ignore[attr-defined,assignment]
+        for one in inner:
+            _check_values(one, f"{name}[...]")
+
+
+def _ends(text: str) -> str:
+    """A long text without its middle: it begins with what was wanted, and ends with the field."""
+    return text if len(text) <= SAID_MAX else f"{text[: SAID_MAX // 2]} ... {text[-SAID_MAX // 2 :]}"

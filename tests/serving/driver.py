@@ -245,7 +245,7 @@ class Robot:
         """The actions that answer an observation, robot space; float32 (ROWS, DIM)."""
         message = self.answer(seq)
         assert isinstance(message, ActionChunk), message
-        array = decode_tensor(message.chunk_robot, "chunk_robot", DEFAULT_LIMITS)
+        array = decode_tensor(message.chunk_robot, "chunk_robot", DEFAULT_LIMITS, half=True)
         assert array is not None
         return array
 

@@ -106,7 +106,7 @@ WRONG = {
     "pin": ("pin_task: true", "default_task", "a task to pin", "none", "pin_task: false"),
     "task": ('default_task: "!!!"', "default_task", "letters or digits", "'!!!'", "service_name"),
     "reserved": ("service_name: status", "service_name", "a free name", "'status'", "choose another"),
-    "long task": (f"default_task: {'x' * 300}", "default_task", "at most 128 characters", "300", "shorten"),
+    "long task": (f"default_task: {'x' * 600}", "default_task", "at most 512 characters", "600", "shorten"),
     "server_id": ("server_id: a/b", "server_id", "letters, digits", "'a/b'", "write a-b"),
     "batch": ("batching: {batch_max: 0}", "batching.batch_max", "at least 1", "0", "the default, null"),
     "endpoint": (

@@ -24,7 +24,7 @@ from tests.serving.mock_policy import CAMERA, DIM, ROWS, WAIT_S, MockPolicy, chu
 
 
 def array(tensor: Tensor | None) -> np.ndarray:
-    found = decode_tensor(tensor, "chunk", DEFAULT_LIMITS)
+    found = decode_tensor(tensor, "chunk", DEFAULT_LIMITS, half=True)
     assert found is not None
     return found
 

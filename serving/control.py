@@ -187,7 +187,7 @@ class Control:
     def _build(self, client: str, agreed: Agreement, ask: SessionOpen) -> Session:
         session = Session(
             client, agreed, policy=None, publisher=None, opened_s=time.monotonic(),  # type: ignore[arg-type]
-            reset_policy=not self._policy.spec.shared, shown_token=ask.resume_token,
+            shown_token=ask.resume_token,
         )  # fmt: skip
         info = SessionInfo(
             session.session_id, client, agreed.robot_type, agreed.action_names, agreed.task, agreed.rtc, dict(ask.tags)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from serving.errors import PredictError
+from serving.pipeline import TICK_S
 from serving.policies.base import Camera, Chunk
 from serving.record import OK, STAGES
 from serving.wire import features
@@ -266,6 +267,24 @@ def test_the_newest_observation_wins_and_the_others_are_counted_in_its_answer(se
     message = robot.answer(robot.send(4))
     assert isinstance(message, ActionChunk) and message.superseded_seqs == 0  # read once
     assert [request.moment.state[0] for _, request in policy.requests] == [0, 3, 4]  # type: ignore[index]
+
+
+def test_what_waits_in_the_mailbox_is_taken_as_soon_as_the_turn_ends(serve):
+    """Not when an idle thread next looks around."""
+    policy = MockPolicy()
+    served = serve(policy)
+    robot, took_s = served.robot("ann"), []
+    for _ in range(5):
+        gate = policy.gate("finish")
+        robot.send(1)
+        gate.wait()
+        waiting = robot.send(2)
+        started_s = time.monotonic()
+        gate.open()
+        robot.chunk(waiting)
+        took_s.append(time.monotonic() - started_s)
+        served.settle()
+    assert min(took_s) < TICK_S / 4
 
 
 def test_no_robot_has_two_requests_under_way(serve):

@@ -293,7 +293,7 @@ def test_the_surface_is_gone_before_the_sessions_are_closed(serve, monkeypatch):
     served = serve(policy)
     robot = served.robot("ann")
     seen: list[list[bytes]] = []
-    policy.hooks["close"] = lambda value: seen.append(robot.transport.query(KEYS.session, b"", WAIT_S))
+    policy.hooks["close"] = lambda value: seen.append(robot.transport.query(KEYS.status, b"", WAIT_S))
     assert served.daemon.stop()
     assert seen == [[]]
 

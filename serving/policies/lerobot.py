@@ -15,11 +15,11 @@ from serving.errors import PolicyError
 from serving.manifest import ModelSettings, RtcSettings
 from serving.policies.base import PolicySpec
 from serving.policies.exported import check_device
-from serving.policies.lerobot_checkpoint import INSTALL, Checkpoint, find
+from serving.policies.lerobot_checkpoint import INSTALL, Checkpoint, find, joined
 from serving.policies.lerobot_families import BATCH_MAX, Family, Precision, chunk_rows, classify, moments, precision
 from serving.policies.lerobot_spec import Described, LeRobotOptions
+from serving.policies.one_thread import OneThread
 from serving.policies.options import checked
-from serving.policies.program import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -69,10 +69,6 @@ def _assembled(
     network.set_rtc(config, rtc if active else None)
     parts = network.parts_of(checkpoint, model.adapter)
     template = Template(checkpoint, config)
-    policy = network.load_network(parts, config, single=how.single)
-    if active:
-        network.install_rtc(policy, options.guidance)
-    network.compile_network(policy, family, model.compile)
     described = Described(config, template, options)
     spec = PolicySpec(
         policy_type=config.type,
@@ -91,9 +87,13 @@ def _assembled(
         execution_horizon=rtc.execution_horizon if active else 0,
         prefix_form=("robot" if template.relative else "model") if active else "",
         history_frames=moments(vars(config)) if family.history else 1,
-        checkpoint_hash=file_hash([path for part in parts for path in part.weights]),
+        checkpoint_hash=joined(part.weights_hash for part in parts),
         normalisation_hash=template.hash,
     )
+    policy = network.load_network(parts, config, single=how.single)
+    if active:
+        network.install_rtc(policy, options.guidance)
+    network.compile_network(policy, family, model.compile)
     return LeRobotPolicy(
         policy,
         spec,
@@ -102,6 +102,7 @@ def _assembled(
         autocast=how.autocast,
         differentiates=active and options.guidance == "vjp",
         noise=_noise(options.noise_seed, family, config),
+        thread=OneThread("serving-compiled") if model.compile.enabled else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what a checkpoint may consist of
 COMMIT_DIGITS = 40  # of a revision, as a git commit has them
+INSTALL = "pip install 'cuebook[serving,lerobot]' with Python 3.12 or newer"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,7 @@ class Checkpoint:
 
     folder: Path
     revision: str  # the commit, or the first digits of the content's hash
-    weights: tuple[Path, ...]
-
-    @property
-    def weights_hash(self) -> str:
-        """SHA-256 of the weight files."""
-        return file_hash(self.weights)
+    weights_hash: str  # SHA-256 of the weight file, as sha256sum and the hub have it
 
     def config(self) -> dict[str, Any]:
         """Its config.json. Raises PolicyError."""
@@ -45,12 +41,17 @@ def find(repo_or_path: str, revision: str) -> Checkpoint:
     """A folder as it is, or a hub repository at one commit. Raises PolicyError when it cannot be had."""
     place = Path(repo_or_path).expanduser()
     folder = place.absolute() if place.is_dir() else _download(repo_or_path, revision)
-    weights = tuple(sorted(folder.glob("*.safetensors")))
-    weights = tuple(path for path in weights if path.name in (WEIGHTS, ADAPTER_WEIGHTS))
-    if not weights:
+    hashes = {name: file_hash([folder / name]) for name in (WEIGHTS, ADAPTER_WEIGHTS) if (folder / name).is_file()}
+    if not hashes:
         got = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder"
         raise PolicyError(f"want {WEIGHTS} in {folder}", got, "give a checkpoint's own folder (pretrained_model)")
-    return Checkpoint(folder, _content(folder) if place.is_dir() else folder.name, weights)
+    return Checkpoint(folder, _content(folder, hashes) if place.is_dir() else folder.name, joined(hashes.values()))
+
+
+def joined(hashes: Iterable[str]) -> str:
+    """One hash for several; the hash itself of one alone."""
+    known = list(hashes)
+    return known[0] if len(known) == 1 else hashlib.sha256("\0".join(known).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -76,11 +77,11 @@ def step_names(folder: Path, name: str) -> list[str]:
     return [str(s.get("registry_name") or s.get("class")) for s in steps if isinstance(s, Mapping)]
 
 
-def _content(folder: Path) -> str:
+def _content(folder: Path, weights: Mapping[str, str]) -> str:
     """A hash over every file's name and content: another one as soon as anything is changed."""
     content = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors") and p.is_file()):
-        content.update(f"{path.name}\0{file_hash([path])}\0".encode())
+        content.update(f"{path.name}\0{weights.get(path.name) or file_hash([path])}\0".encode())
     return content.hexdigest()[:COMMIT_DIGITS]
 
 
@@ -103,6 +104,3 @@ def _download(repo: str, revision: str) -> Path:
         raise PolicyError(
             f"want {repo} at {revision} from the hub", got, "check the name, the revision, and access"
         ) from err
-
-
-INSTALL = "pip install 'cuebook[serving,lerobot]' with Python 3.12 or newer"

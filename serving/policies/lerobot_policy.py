@@ -17,6 +17,7 @@ from serving.policies.lerobot_families import IMAGES, Family
 from serving.policies.lerobot_prefix import fitted
 from serving.policies.lerobot_processors import Template
 from serving.policies.lerobot_session import Batch, LeRobotSession, Sample
+from serving.policies.one_thread import OneThread
 
 LANGUAGE = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK)
 
@@ -34,15 +35,18 @@ class LeRobotPolicy:
         autocast: str = "",
         differentiates: bool = False,
         noise: torch.Tensor | None = None,
+        thread: OneThread | None = None,
     ) -> None:
-        """`differentiates`: predict takes gradients by itself; `noise`: the same for every request, (…) of one."""
+        """`differentiates`: predict takes gradients by itself; `noise`: of one request, the same for all."""
         self.spec = spec
-        self._network, self._family, self._template = network, family, template
+        self._network: PreTrainedPolicy | None = network
+        self._family, self._template = family, template
         self._autocast = getattr(torch, autocast) if autocast else None
         self._quiet = torch.no_grad if differentiates else torch.inference_mode
         self._device = torch.device(network.config.device)
         self._cameras = [camera.name for camera in spec.cameras]
         self._noise = None if noise is None else noise.to(self._device)
+        self._thread = thread
 
     def open_session(self, info: SessionInfo) -> LeRobotSession:
         """A robot's own processors, cloned from those read at start: nothing is loaded."""
@@ -52,6 +56,9 @@ class LeRobotPolicy:
 
     def predict(self, batch: Sequence[Sample]) -> list[torch.Tensor]:
         """Chunks in model space, float32 (rows, action_dim) on the processor, one a sample."""
+        return self._predict(batch) if self._thread is None else self._thread(self._predict, batch)
+
+    def _predict(self, batch: Sequence[Sample]) -> list[torch.Tensor]:
         groups: dict[Hashable, list[int]] = {}
         for place, sample in enumerate(batch):
             groups.setdefault(self._kind(sample), []).append(place)
@@ -66,11 +73,14 @@ class LeRobotPolicy:
 
     def reset(self) -> None:
         """Forget what earlier requests left behind."""
-        self._network.reset()
+        if self._network is not None:
+            self._network.reset()
 
     def close(self) -> None:
-        """Free the device."""
-        del self._network
+        """Free the device. Twice is once."""
+        if self._thread is not None:
+            self._thread.close()
+        self._network = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -82,6 +92,8 @@ class LeRobotPolicy:
 
     def _called(self, samples: Sequence[Sample]) -> torch.Tensor:
         """One call: (batch, rows, action_dim)."""
+        if self._network is None:
+            raise PredictError("want an open policy", "a closed one", "load it again")
         inputs = {name: self._stacked(name, samples) for name in samples[0].batch}
         if self._family.queues:
             self._fill_queues(inputs)

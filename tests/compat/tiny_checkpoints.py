@@ -46,9 +46,10 @@ def act(folder: Path, **values: Any) -> Path:
 def diffusion(folder: Path, **values: Any) -> Path:
     """A diffusion policy that looks at two moments; DDIM draws nothing but the first noise."""
     config = _config(
-        "diffusion", 48, CAMERAS, n_obs_steps=2, horizon=8, n_action_steps=4, crop_shape=None, pretrained_backbone_weights=None, down_dims=(16, 32),
-        diffusion_step_embed_dim=16, spatial_softmax_num_keypoints=4, noise_scheduler_type="DDIM",
-        num_train_timesteps=10, num_inference_steps=2, n_groups=4, **values,
+        "diffusion", 48, CAMERAS, n_obs_steps=2, horizon=8, n_action_steps=4, crop_shape=None,
+        pretrained_backbone_weights=None, down_dims=(16, 32), diffusion_step_embed_dim=16, n_groups=4,
+        spatial_softmax_num_keypoints=4, noise_scheduler_type="DDIM", num_train_timesteps=10, num_inference_steps=2,
+        **values,
     )  # fmt: skip
     return _save(config, folder)
 
@@ -65,19 +66,19 @@ def vqbet(folder: Path) -> Path:
 
 
 def tdmpc(folder: Path) -> Path:
-    """TD-MPC without pictures: it plans, and starts each plan from the last one."""
+    """TD-MPC: it plans, and starts each plan from the last one."""
     config = _config(
-        "tdmpc", 64, ("observation.image",), horizon=3, n_action_steps=3, n_action_repeats=1, n_gaussian_samples=8, n_pi_samples=4,
-        n_elites=4, latent_dim=8, mlp_dim=8, state_encoder_hidden_dim=8, image_encoder_hidden_dim=4, cem_iterations=2,
-        max_random_shift_ratio=0.0,
+        "tdmpc", 64, ("observation.image",), horizon=3, n_action_steps=3, n_action_repeats=1, n_gaussian_samples=8,
+        n_pi_samples=4, n_elites=4, latent_dim=8, mlp_dim=8, state_encoder_hidden_dim=8, image_encoder_hidden_dim=4,
+        cem_iterations=2, max_random_shift_ratio=0.0,
     )  # fmt: skip
     return _save(config, folder)
 
 
-def smolvla(folder: Path, *, relative: bool = False, **values: Any) -> Path:
+def smolvla(folder: Path, *, relative: bool = False, num_steps: int = 3, **values: Any) -> Path:
     """SmolVLA over a language model of a few thousand weights; `relative`: actions relative to the state."""
     config = _config(
-        "smolvla", 64, CAMERAS, chunk_size=8, n_action_steps=8, max_state_dim=8, max_action_dim=8, num_steps=3,
+        "smolvla", 64, CAMERAS, chunk_size=8, n_action_steps=8, max_state_dim=8, max_action_dim=8, num_steps=num_steps,
         resize_imgs_with_padding=(64, 64), num_vlm_layers=2, expert_width_multiplier=0.5, tokenizer_max_length=16,
         vlm_model_name=str(backbone(folder.parent / f"{folder.name}-backbone")), **values,
     )  # fmt: skip
@@ -110,7 +111,9 @@ def backbone(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": special[4], "fake_image_token": special[5], "global_image_token": special[6]},
+        extra_special_tokens=dict(
+            zip(("image_token", "fake_image_token", "global_image_token"), special[4:], strict=False)
+        ),
     )  # fmt: skip
     config = SmolVLMConfig(
         text_config={

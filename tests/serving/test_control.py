@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from serving.control import CONTROL_BODY_MAX, JOBS_MAX, TOKEN_GRACE_S
+from serving.errors import TransportError
 from serving.reply import REASON_MAX
 from serving.session import NO_EPISODE
 from serving.wire import features
@@ -73,6 +74,7 @@ def test_an_empty_body_is_an_open_of_nobody(serve):
         ({"client_uuid": "!!"}, RejectCode.BAD_REQUEST),
         ({"client_uuid": "n" * 300}, RejectCode.BAD_REQUEST),
         ({"client_uuid": "obs"}, RejectCode.BAD_REQUEST),
+        ({"client_uuid": "!" * 4096}, RejectCode.BAD_REQUEST),  # said back whole, no client could read the answer
         ({"tags": {str(i): "" for i in range(33)}}, RejectCode.BAD_REQUEST),
         ({"task": "t" * 5000}, RejectCode.BAD_REQUEST),
     ],
@@ -442,6 +444,21 @@ def test_a_silent_robot_is_collected_when_its_time_is_up(serve):
     collect(served)
     assert names(served) == {"busy"}
     assert silent.event(EventCode.SESSION_CLOSED).reason == "idle timeout"
+
+
+def test_a_session_ends_although_its_robot_cannot_be_told(serve, monkeypatch):
+    policy = MockPolicy()
+    served = serve(policy, control={"idle_timeout_s": 60.0})
+    session = served.session(served.robot("ann"))
+
+    def broken(body: bytes, attachment: bytes) -> None:
+        raise TransportError("want a way out", "none")
+
+    monkeypatch.setattr(session.publisher, "put", broken)
+    session.last_seen_s -= 61.0
+    collect(served)
+    served.settle()
+    assert session.closed and policy.count("close") == 1
 
 
 def test_collection_comes_round_by_itself(serve):

@@ -309,14 +309,26 @@ def test_a_drain_that_takes_too_long_is_cut_short(serve):
     assert served.daemon.stopped.is_set() and len(served.daemon.registry) == 0
 
 
-def test_sessions_end_although_the_control_thread_has_much_to_do(serve):
+def test_sessions_end_although_no_question_more_can_wait(serve, monkeypatch):
     policy = MockPolicy()
     served = serve(policy)
-    robot = served.robot("ann")
-    while served.daemon.control.submit(lambda: None):
+    robot, control = served.robot("ann"), served.daemon.control
+    gate = policy.gate("open")
+    slow = threading.Thread(target=Robot(served.hub, "slow").open)
+    slow.start()
+    gate.wait()
+    while control.submit(lambda: None):
         pass
-    assert served.stop()
-    assert policy.count("close") == 1 and len(served.daemon.registry) == 0
+    asked, put = threading.Event(), control._jobs.put
+    monkeypatch.setattr(control._jobs, "put", lambda *args, **how: (asked.set(), put(*args, **how)))
+    stopped: list[bool] = []
+    stopping = threading.Thread(target=lambda: stopped.append(served.daemon.stop()))
+    stopping.start()
+    assert asked.wait(WAIT_S)  # to end, while there is no room to ask
+    gate.open()
+    stopping.join(WAIT_S)
+    slow.join(WAIT_S)
+    assert stopped == [True] and policy.count("close", "ann") == 1 and len(served.daemon.registry) == 0
     assert robot.event(EventCode.SESSION_CLOSED).reason == "server shutdown"
 
 

@@ -716,8 +716,9 @@ def test_a_request_whose_session_ends_is_not_counted_as_answered(serve):
     assert robot.answers(1) == []
 
 
-def test_stop_lets_what_is_predicted_be_answered(serve):
+def test_stop_lets_what_is_predicted_be_answered(serve, monkeypatch):
     """The finish pool outlives the policy's thread: else the last answer would have nobody to send it."""
+    monkeypatch.setattr("serving.pipeline.TICK_S", 0.01)
     policy = MockPolicy()
     served = serve(policy)
     robot = served.robot("ann")
@@ -728,6 +729,7 @@ def test_stop_lets_what_is_predicted_be_answered(serve):
     stopping.start()
     with served.daemon.pipeline._wake:  # until it has said so
         assert served.daemon.pipeline._wake.wait_for(lambda: served.daemon.pipeline._stopping, WAIT_S)
+    threading.Event().wait(0.1)  # idle threads look around several times
     gate.open()
     np.testing.assert_array_equal(robot.chunk(1), actions(1))
     stopping.join(WAIT_S)

@@ -15,6 +15,7 @@ from serving.wire.errors import LimitError, MessageError
 from serving.wire.images import Image, check_images, decode_image
 from serving.wire.limits import Limits
 from serving.wire.messages import Observation
+from serving.wire.structure import check_structure
 from serving.wire.tensors import Tensor, check_finite, decode_tensor
 
 
@@ -28,8 +29,9 @@ _urgency = msgspec.msgpack.Decoder(_Urgency)
 def buffer_left_s(body: bytes) -> float | None:
     """How long the robot can go on, read without decoding anything else; None when it does not say."""
     try:
+        check_structure(body)  # this runs on the network's thread: it may not be kept busy
         left_ms = _urgency.decode(body).buffer_left_ms
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, LimitError, RecursionError, UnicodeDecodeError):
         return None  # the whole body is refused later, with its reason
     return None if left_ms is None or not np.isfinite(left_ms) else max(left_ms, 0.0) / 1e3
 

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -245,6 +246,15 @@ def test_how_long_a_robot_can_go_on_counts_only_where_that_was_agreed(serve):
     liar.chunk(1)
     honest.chunk(1)
     assert [client for client, _ in policy.requests] == ["first", "honest", "liar"]
+
+
+def test_a_body_that_would_keep_the_network_busy_is_not_asked_how_urgent_it_is():
+    from serving.decode import buffer_left_s
+
+    assert buffer_left_s(msgspec.msgpack.encode({"x": [0] * 100, "buffer_left_ms": 5.0})) == 0.005
+    assert buffer_left_s(msgspec.msgpack.encode({"x": [0] * 1_000_000, "buffer_left_ms": 5.0})) is None
+    for left_ms, found in ((-3.0, 0.0), (float("nan"), None), (float("inf"), None), (None, None), ("x", None)):
+        assert buffer_left_s(msgspec.msgpack.encode({"buffer_left_ms": left_ms})) == found
 
 
 # --- the newest observation ------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import numpy as np
 import simplejpeg
 
 from serving.wire.errors import LimitError, MessageError
+from serving.wire.jpeg import jpeg_size
 from serving.wire.limits import Limits
 from serving.wire.tensors import Dimension
 
 JPEG, RAW = "jpeg", "raw"
-QUALITY = 90
+QUALITY, QUALITY_MAX = 90, 100
 CHANNELS = 3
 
 
@@ -27,8 +28,11 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def encode_image(rgb: np.ndarray, quality: int = QUALITY) -> Image:
     """A uint8 RGB picture (height, width, 3) as JPEG, raw with quality 0. Raises MessageError on anything else."""
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != CHANNELS or not rgb.size:
-        raise MessageError("want a uint8 picture (height, width, 3)", f"{rgb.dtype} {rgb.shape}", "convert it to RGB")
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape[2:] != (CHANNELS,) or not rgb.size:
+        got = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise MessageError("want a uint8 picture (height, width, 3)", got, "convert it to RGB")
+    if quality > QUALITY_MAX:
+        raise MessageError(f"want a quality of 1 to {QUALITY_MAX}, or 0 for raw", f"{quality}", f"use {QUALITY}")
     rgb = np.ascontiguousarray(rgb)
     if quality <= 0:
         return Image(memoryview(rgb).cast("B"), RAW, list(rgb.shape))
@@ -46,11 +50,14 @@ def image_size(image: Image, name: str) -> tuple[int, int]:
         return shape[0], shape[1]
     if image.codec != JPEG:
         raise MessageError(f"want codec jpeg or raw in {name}", repr(image.codec), "use jpeg")
+    size = jpeg_size(image.data, name)
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(image.data)
+        known = simplejpeg.decode_jpeg_header(image.data)[:2]
     except ValueError as err:
         raise MessageError(f"want a whole JPEG in {name}", str(err), "encode the picture again") from err
-    return height, width
+    if known != size:  # the decoder goes by its own reading
+        raise MessageError(f"want a JPEG of one size in {name}", f"{known} and {size}", "encode the picture again")
+    return size
 
 
 def check_images(images: dict[str, Image], limits: Limits, name: str = "images") -> None:
@@ -67,9 +74,11 @@ def check_images(images: dict[str, Image], limits: Limits, name: str = "images")
 
 def decode_image(image: Image, name: str) -> np.ndarray:
     """A checked picture (see check_images) as uint8 RGB (height, width, 3). Raises MessageError."""
+    height, width = image_size(image, name)
     if image.codec == RAW:
-        return np.frombuffer(image.data, np.uint8).reshape(image.shape).copy()
+        return np.frombuffer(image.data, np.uint8).reshape(height, width, CHANNELS).copy()
+    memory = np.empty(height * width * CHANNELS, np.uint8)
     try:
-        return simplejpeg.decode_jpeg(image.data, colorspace="RGB")
+        return simplejpeg.decode_jpeg(image.data, colorspace="RGB", buffer=memory)
     except ValueError as err:
         raise MessageError(f"want a whole JPEG in {name}", str(err), "encode the picture again") from err

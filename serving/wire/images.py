@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import simplejpeg
 
+from serving.wire.buffers import Buffers
 from serving.wire.errors import LimitError, MessageError
 from serving.wire.jpeg import jpeg_size
 from serving.wire.limits import Limits
@@ -16,6 +17,8 @@ from serving.wire.tensors import Dimension
 JPEG, RAW = "jpeg", "raw"
 QUALITY, QUALITY_MAX = 90, 100
 CHANNELS = 3
+
+_buffers = Buffers()  # of decoded pictures
 
 
 class Image(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,7 +80,7 @@ def decode_image(image: Image, name: str) -> np.ndarray:
     height, width = image_size(image, name)
     if image.codec == RAW:
         return np.frombuffer(image.data, np.uint8).reshape(height, width, CHANNELS).copy()
-    memory = np.empty(height * width * CHANNELS, np.uint8)
+    memory = _buffers.take(height * width * CHANNELS)
     try:
         return simplejpeg.decode_jpeg(image.data, colorspace="RGB", buffer=memory)
     except ValueError as err:

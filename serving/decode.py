@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import msgspec
 import numpy as np
 
+from serving.pictures import NO_HELPERS, Helpers
 from serving.policies.base import Moment, PolicySpec, Request
 from serving.session import Session
 from serving.wire import messages
 from serving.wire.errors import LimitError, MessageError
-from serving.wire.images import Image, check_images, decode_image
+from serving.wire.images import Image, check_images, decode_image, image_size
 from serving.wire.limits import Limits
 from serving.wire.messages import Observation
 from serving.wire.structure import check_structure
 from serving.wire.tensors import Tensor, check_finite, decode_tensor
+
+HELPED_PIXELS_MIN = 100_000  # smaller pictures are decoded sooner than handed to another thread
 
 
 class _Urgency(msgspec.Struct):
@@ -36,12 +40,14 @@ def buffer_left_s(body: bytes) -> float | None:
     return None if left_ms is None or not np.isfinite(left_ms) else max(left_ms, 0.0) / 1e3
 
 
-def decode_request(body: bytes, session: Session, spec: PolicySpec, limits: Limits, default_task: str) -> Request:
+def decode_request(
+    body: bytes, session: Session, spec: PolicySpec, limits: Limits, default_task: str, helpers: Helpers = NO_HELPERS
+) -> Request:
     """A request that the policy can take. Raises MessageError or LimitError with what is wrong."""
     observation = messages.decode(body, Observation, limits)
     wanted = {camera.name for camera in spec.cameras}
-    history = _history(observation, spec, wanted, limits)
-    images = _images(observation.images, wanted, limits, "images")
+    history = _history(observation, spec, wanted, limits, helpers)
+    images = _images(observation.images, wanted, limits, "images", helpers)
     state = _state(observation.state, spec, limits, "state")
     rtc = session.agreed.rtc
     delay = max(0, observation.inference_delay_steps) if rtc else 0
@@ -66,12 +72,19 @@ def check_task(task: str, pinned: str | None) -> None:
         raise MessageError(f"want the task {pinned!r}, which this service is pinned to", repr(task), "send no task")
 
 
-def _images(sent: Mapping[str, Image], wanted: set[str], limits: Limits, name: str) -> dict[str, np.ndarray]:
+def _images(
+    sent: Mapping[str, Image], wanted: set[str], limits: Limits, name: str, helpers: Helpers
+) -> dict[str, np.ndarray]:
     """Pictures of the cameras that the policy looks at; others are checked but never decoded."""
     if missing := wanted - set(sent):
         raise MessageError(f"want {name} of {', '.join(sorted(wanted))}", f"no {', '.join(sorted(missing))}")
     check_images(dict(sent), limits, name)
-    return {camera: decode_image(sent[camera], f"{name}.{camera}") for camera in sorted(wanted)}
+    cameras = sorted(wanted)
+    worth_help = any(prod(image_size(sent[camera], camera)) >= HELPED_PIXELS_MIN for camera in cameras)
+    pictures = (helpers if worth_help else NO_HELPERS).map(
+        lambda camera: decode_image(sent[camera], f"{name}.{camera}"), cameras
+    )
+    return dict(zip(cameras, pictures, strict=True))
 
 
 def _state(tensor: Tensor | None, spec: PolicySpec, limits: Limits, name: str) -> np.ndarray | None:
@@ -106,7 +119,9 @@ def _floats(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _history(observation: Observation, spec: PolicySpec, wanted: set[str], limits: Limits) -> tuple[Moment, ...]:
+def _history(
+    observation: Observation, spec: PolicySpec, wanted: set[str], limits: Limits, helpers: Helpers
+) -> tuple[Moment, ...]:
     if spec.history_frames <= 1:
         return ()
     frames = observation.history or []
@@ -118,7 +133,7 @@ def _history(observation: Observation, spec: PolicySpec, wanted: set[str], limit
     return tuple(
         Moment(
             _state(frame.state, spec, limits, f"history[{i}].state"),
-            _images(frame.images, wanted, limits, f"history[{i}].images"),
+            _images(frame.images, wanted, limits, f"history[{i}].images", helpers),
         )
         for i, frame in enumerate(frames)
     )

@@ -18,6 +18,7 @@ from typing import Any
 from serving.decode import buffer_left_s, check_task, decode_request
 from serving.errors import PredictError
 from serving.log_limit import LineLimit
+from serving.pictures import Helpers
 from serving.policies.base import Policy, Request
 from serving.record import Drop, Recorder, RequestRecord
 from serving.registry import Registry
@@ -79,19 +80,24 @@ class Pipeline:
         self.policy, self.registry, self.settings = policy, registry, settings
         self._record, self._load = recorder, load
         self._scheduler = Scheduler()
-        self._wake = threading.Condition()
+        lock, finish_lock = threading.RLock(), threading.RLock()
+        self._wake = threading.Condition(lock)  # something is done: for who waits for the end
+        self._to_decode = threading.Condition(lock)  # each kind of thread is woken by itself, and for what is its own:
+        self._to_predict = threading.Condition(lock)  # a thread woken in vain costs the others as much as a real one
         self._waiting: dict[str, Session] = {}  # by session id: something in the mailbox
         self._deadlines: dict[str, float] = {}
         self._under_way = 0  # taken, not yet predicted
         self._decoding = 0
         self._prepared: list[Work] = []
         self._finish: deque[Work | Callable[[], None]] = deque()
-        self._finish_wake = threading.Condition()
+        self._finish_wake = threading.Condition(finish_lock)  # something is done
+        self._to_finish = threading.Condition(finish_lock)
         self._finishing = 0
         self._batches = 0
         self._stopping = False
         self._nothing_comes = False  # to the finish pool any more
         self._threads: list[threading.Thread] = []
+        self._helpers = Helpers(settings.decode_threads - 1)
         self.heartbeat_s = time.monotonic()  # of the policy's thread
         self.busy_since_s: float | None = None  # since when the policy has been at one batch
         self.busy_s = 0.0  # that the policy has worked, in all
@@ -121,15 +127,17 @@ class Pipeline:
         end_s = time.monotonic() + timeout_s
         with self._wake:
             self._stopping = True
-            self._wake.notify_all()
+            for condition in (self._wake, self._to_decode, self._to_predict):
+                condition.notify_all()
         finishers = self.settings.finish_threads
         for thread in self._threads[:-finishers]:
             thread.join(max(0.0, end_s - time.monotonic()))
         with self._finish_wake:
             self._nothing_comes = True
-            self._finish_wake.notify_all()
+            self._to_finish.notify_all()
         for thread in self._threads[-finishers:]:
             thread.join(max(0.0, end_s - time.monotonic()))
+        self._helpers.close()
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
@@ -149,7 +157,7 @@ class Pipeline:
         with self._wake:
             self._waiting[session.session_id] = session
             self._deadlines[session.session_id] = deadline_s
-            self._wake.notify_all()
+            self._to_decode.notify()
 
     def end_session(self, session: Session, why: str | None) -> None:
         """Close a session, telling the robot why; what is under way ends unheard."""
@@ -180,7 +188,7 @@ class Pipeline:
         while True:
             with self._wake:
                 while not (self._stopping or (session := self._admit())):
-                    self._wake.wait(TICK_S)
+                    self._to_decode.wait(TICK_S)
                 if self._stopping:
                     return
                 self._decoding += 1
@@ -194,6 +202,7 @@ class Pipeline:
                         self._under_way -= 1
                     else:
                         self._prepared.append(work)
+                    self._to_predict.notify()
                     self._wake.notify_all()
 
     def _admit(self) -> Session | None:
@@ -231,7 +240,7 @@ class Pipeline:
         try:
             with _timed(record, "decode"):
                 request = decode_request(
-                    body, session, self.policy.spec, self.settings.limits, self.settings.default_task
+                    body, session, self.policy.spec, self.settings.limits, self.settings.default_task, self._helpers
                 )
                 check_task(request.task, self.settings.pinned_task)
             if request.episode_start or header.episode_id != session.episode:
@@ -269,6 +278,7 @@ class Pipeline:
             self._predict(batch)
             with self._wake:
                 self._under_way -= len(batch)
+                self._to_decode.notify(len(batch))
                 self._wake.notify_all()
 
     def _next_batch(self) -> list[Work]:
@@ -284,11 +294,11 @@ class Pipeline:
                     chosen = set(map(id, batch))
                     self._prepared = [w for w in self._prepared if id(w) not in chosen]
                     return batch
-                self._wake.wait(wait_s)
+                self._to_predict.wait(wait_s)
             elif self._stopping and not self._decoding:
                 return []
             else:
-                self._wake.wait(TICK_S)
+                self._to_predict.wait(TICK_S)
 
     def _predict(self, batch: list[Work]) -> None:
         """Answer a batch. One that fails as a whole is asked again one by one, so that only the guilty get nothing."""
@@ -346,7 +356,7 @@ class Pipeline:
         """Finish a request, or do something else for which network threads have no time."""
         with self._finish_wake:
             self._finish.append(job)
-            self._finish_wake.notify()
+            self._to_finish.notify()
 
     def _finish_thread(self) -> None:
         while True:
@@ -354,7 +364,7 @@ class Pipeline:
                 while not self._finish:
                     if self._nothing_comes:
                         return
-                    self._finish_wake.wait(TICK_S)
+                    self._to_finish.wait(TICK_S)
                 job = self._finish.popleft()
                 self._finishing += 1
             try:

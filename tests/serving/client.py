@@ -333,19 +333,25 @@ class Client:
         return Exchange(sent, answer, (done_s - began_s) * 1e3, resends)
 
     def encoded(self, images: Mapping[str, np.ndarray | Image]) -> dict[str, Image]:
-        """All of them as they are sent; those that are not yet encoded at the same time."""
+        """All of them as they are sent; large ones that are not yet encoded at the same time."""
         ready = {name: image for name, image in images.items() if isinstance(image, Image)}
-        first, *others = [name for name in images if name not in ready] or [None]
-        waiting = {name: self._pool.submit(self._encode, name, images[name]) for name in others}
-        if first is not None:
-            ready[first] = self._encode(first, images[first])
+        large = []
+        for name in images.keys() - ready.keys():
+            if (size := self._smaller(name, images[name])) is None:
+                large.append(name)
+            else:  # done before another thread could begin
+                ready[name] = encode_image(shrink(images[name], *size), self.quality)
+        waiting = {name: self._pool.submit(encode_image, images[name], self.quality) for name in large[1:]}
+        for name in large[:1]:
+            ready[name] = encode_image(images[name], self.quality)
         return ready | {name: job.result() for name, job in waiting.items()}
 
-    def _encode(self, name: str, picture: np.ndarray) -> Image:
-        size = self.ack.image_sizes.get(name) if self.ack and self.resize and self._has(features.RESIZE) else None
-        if size is not None and (size[0] < picture.shape[0] and size[1] < picture.shape[1]):
-            picture = shrink(picture, *size)
-        return encode_image(picture, self.quality)
+    def _smaller(self, name: str, picture: np.ndarray) -> tuple[int, int] | None:
+        """(height, width) that the server wants of a camera, where that is less than the picture has."""
+        wanted = self.ack.image_sizes.get(name) if self.ack and self.resize and self._has(features.RESIZE) else None
+        if wanted is None or wanted[0] >= picture.shape[0] or wanted[1] >= picture.shape[1]:
+            return None
+        return wanted[0], wanted[1]
 
     # --- on the network's threads ----------------------------------------------------------------------------------
 
@@ -402,6 +408,6 @@ def _mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _array(tensor: Tensor | None, name: str) -> np.ndarray:
-    array = decode_tensor(tensor, name, DEFAULT_LIMITS)
+    array = decode_tensor(tensor, name, DEFAULT_LIMITS, half=True)
     assert array is not None, f"no {name} in the chunk"
     return array

@@ -175,6 +175,13 @@ def test_what_is_no_such_map_is_refused(body):
             decode(body, kind)
 
 
+def test_an_integer_may_stand_for_a_float_and_not_the_other_way_round():
+    fps = decode(msgpack.packb({"fps": 30}), SessionOpen).fps
+    assert fps == 30.0 and type(fps) is float
+    with pytest.raises(MessageError, match="state_dim"):
+        decode(msgpack.packb({"state_dim": 14.0}), SessionOpen)
+
+
 def test_text_is_utf8():
     with pytest.raises(MessageError, match="utf-8"):
         decode(b"\x81\xa4task\xa2\xff\xfe", Observation)

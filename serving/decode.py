@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 
 import msgspec
 import numpy as np
@@ -14,7 +13,7 @@ from serving.policies.base import Moment, PolicySpec, Request
 from serving.session import Session
 from serving.wire import messages
 from serving.wire.errors import LimitError, MessageError
-from serving.wire.images import Image, check_images, decode_image, image_size
+from serving.wire.images import Image, check_images, decode_image
 from serving.wire.limits import Limits
 from serving.wire.messages import Observation
 from serving.wire.structure import check_structure
@@ -78,9 +77,9 @@ def _images(
     """Pictures of the cameras that the policy looks at; others are checked but never decoded."""
     if missing := wanted - set(sent):
         raise MessageError(f"want {name} of {', '.join(sorted(wanted))}", f"no {', '.join(sorted(missing))}")
-    check_images(dict(sent), limits, name)
+    pixels = check_images(dict(sent), limits, name)
     cameras = sorted(wanted)
-    worth_help = any(prod(image_size(sent[camera], camera)) >= HELPED_PIXELS_MIN for camera in cameras)
+    worth_help = any(pixels[camera] >= HELPED_PIXELS_MIN for camera in cameras)
     pictures = (helpers if worth_help else NO_HELPERS).map(
         lambda camera: decode_image(sent[camera], f"{name}.{camera}"), cameras
     )

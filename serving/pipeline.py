@@ -278,7 +278,8 @@ class Pipeline:
             self._predict(batch)
             with self._wake:
                 self._under_way -= len(batch)
-                self._to_decode.notify(len(batch))
+                if self._waiting:
+                    self._to_decode.notify(len(batch))
                 self._wake.notify_all()
 
     def _next_batch(self) -> list[Work]:

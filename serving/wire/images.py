@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated
 
 import msgspec
@@ -63,16 +64,14 @@ def image_size(image: Image, name: str) -> tuple[int, int]:
     return size
 
 
-def check_images(images: dict[str, Image], limits: Limits, name: str = "images") -> None:
-    """Raise LimitError when there are too many, or too many pixels in all."""
+def check_images(images: dict[str, Image], limits: Limits, name: str = "images") -> dict[str, int]:
+    """Pixels of each. Raises LimitError when there are too many, or too many pixels in all."""
     if len(images) > limits.images_max:
         raise LimitError(f"want at most {limits.images_max} pictures in {name}", f"{len(images)}", "send fewer cameras")
-    pixels = 0
-    for camera, image in images.items():
-        height, width = image_size(image, f"{name}.{camera}")
-        pixels += height * width
-    if pixels > limits.pixels_max:
-        raise LimitError(f"want at most {limits.pixels_max} pixels in {name}", f"{pixels}", "send smaller pictures")
+    pixels = {camera: prod(image_size(image, f"{name}.{camera}")) for camera, image in images.items()}
+    if (total := sum(pixels.values())) > limits.pixels_max:
+        raise LimitError(f"want at most {limits.pixels_max} pixels in {name}", f"{total}", "send smaller pictures")
+    return pixels
 
 
 def decode_image(image: Image, name: str) -> np.ndarray:

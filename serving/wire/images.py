@@ -57,6 +57,8 @@ def image_size(image: Image, name: str) -> tuple[int, int]:
     size = jpeg_size(image.data, name)
     try:
         known = simplejpeg.decode_jpeg_header(image.data)[:2]
+    except KeyError as err:  # the library has no name for 4:4:1
+        raise MessageError(f"want a JPEG of a common sampling in {name}", "4:4:1", "encode it as 4:2:0") from err
     except ValueError as err:
         raise MessageError(f"want a whole JPEG in {name}", str(err), "encode the picture again") from err
     if known != size:  # the decoder goes by its own reading

@@ -172,6 +172,15 @@ def test_a_jpeg_that_says_a_little_more_than_it_has_is_refused_when_decoded(heig
         decode_image(image, "front")
 
 
+@pytest.mark.parametrize("factors", [(0x14, 0x11, 0x11), (0x24, 0x11, 0x11), (0x11, 0x22, 0x22), (0x44, 0x11, 0x11)])
+def test_a_sampling_that_the_decoder_does_not_know_is_refused(factors):
+    """The decoder's library raises KeyError for the first of these; coverage-guided fuzzing found it."""
+    data = bytearray(by_pillow(quality=95))
+    at = data.index(b"\xff\xc0") + 11
+    data[at : at + 9 : 3] = bytes(factors)
+    assert "want a" in refused(bytes(data))
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 20, 100, 200, 400])
 def test_a_jpeg_that_ends_within_its_header_is_refused(cut):
     assert "want a whole JPEG" in refused(by_pillow()[:cut])

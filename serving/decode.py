@@ -45,22 +45,24 @@ def decode_request(
     """A request that the policy can take. Raises MessageError or LimitError with what is wrong."""
     observation = messages.decode(body, Observation, limits)
     wanted = {camera.name for camera in spec.cameras}
-    history = _history(observation, spec, wanted, limits, helpers)
-    images = _images(observation.images, wanted, limits, "images", helpers)
-    state = _state(observation.state, spec, limits, "state")
+    state = _state(observation.state, spec, limits, "state")  # pictures last: they are what costs
     rtc = session.agreed.rtc
     delay = max(0, observation.inference_delay_steps) if rtc else 0
     if delay > spec.chunk_size:
         got = f"{delay} for a chunk of {spec.chunk_size} rows"
         raise MessageError("want inference_delay_steps within a chunk", got, "the answer would come too late")
+    prefix_model = _prefix(observation.prefix_model, spec, limits, "prefix_model") if rtc else None
+    prefix_robot = _prefix(observation.prefix_robot, spec, limits, "prefix_robot") if rtc else None
+    history = _history(observation, spec, wanted, limits, helpers)
+    images = _images(observation.images, wanted, limits, "images", helpers)
     return Request(
         moment=Moment(state, images),
         history=history,
         task=_task(observation.task, session, default_task),
         robot_type=session.agreed.robot_type,
         delay_steps=delay,
-        prefix_model=_prefix(observation.prefix_model, spec, limits, "prefix_model") if rtc else None,
-        prefix_robot=_prefix(observation.prefix_robot, spec, limits, "prefix_robot") if rtc else None,
+        prefix_model=prefix_model,
+        prefix_robot=prefix_robot,
         episode_start=observation.episode_start,
     )
 

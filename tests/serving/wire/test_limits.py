@@ -245,3 +245,16 @@ def test_a_delay_lies_within_a_chunk(delay):
 
 def test_values_of_an_array_are_counted_as_configured():
     assert "at most 2 values" in refused(LimitError, Limits(tensor_values_max=2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"state": None}, {"inference_delay_steps": 51}, {"prefix_model": GOOD["state"]}, {"images": {}}],
+    ids=["state", "delay", "prefix", "images"],
+)
+def test_no_picture_is_decoded_for_an_observation_that_is_refused_anyway(monkeypatch, wrong):
+    decoded = []
+    monkeypatch.setattr("serving.decode.decode_image", lambda image, name: decoded.append(name))
+    frames = [Frame(1, GOOD["state"], {CAMERAS[0]: PICTURE})]
+    refused(**{"history": [] if "images" in wrong else frames, **wrong})
+    assert not decoded

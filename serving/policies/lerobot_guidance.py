@@ -81,7 +81,7 @@ class Guidance:
                 error = ((wanted - end) * weights).detach()
                 correction = torch.autograd.grad(end, start, error)[0]
             velocity = velocity.detach()
-        return velocity - gain(time, self._largest).to(x.device) * correction
+        return velocity - gain(time, self._largest) * correction
 
     def weights(self, delays: Sequence[int], rows: Sequence[int], total: int, device: torch.device) -> torch.Tensor:
         """(batch, total, 1); the denoising steps of one call ask for the same."""

@@ -140,6 +140,15 @@ def smolvla(folder: Path) -> dict[str, Any]:
     return counts
 
 
+def pi0(folder: Path) -> dict[str, Any]:
+    """pi0 and pi05, without and with relative actions: the gripper stays absolute."""
+    counts = {}
+    for kind, relative in (("pi0", False), ("pi0", True), ("pi05", False)):
+        checkpoint = tiny.pi0(folder / f"{kind}-{relative}", kind=kind, relative=relative)
+        counts[f"{kind}, relative {relative}"] = two_robots(checkpoint, {"left": TASK, "right": OTHER_TASK})
+    return counts
+
+
 def history(folder: Path) -> dict[str, Any]:
     """Policies that look back: tick by tick what lerobot's own queues of observations lead to."""
     counts = {}
@@ -215,8 +224,8 @@ def answered(policy: LeRobotPolicy, session: Any, request: Request) -> np.ndarra
 def batches(folder: Path) -> dict[str, Any]:
     """Four robots in one call get what each gets alone: other tasks, delays and tails beside each other."""
     worst = {}
-    for kind in ("act", "smolvla"):
-        options = {"noise_seed": 3} if kind == "smolvla" else {}
+    for kind in ("act", "smolvla", "pi0"):
+        options = {"noise_seed": 3} if kind != "act" else {}
         policy = load(settings(getattr(tiny, kind)(folder / kind), options=options), RtcSettings(execution_horizon=4))
         draw = np.random.default_rng(1)
         sessions = [policy.open_session(SessionInfo(f"{i}", f"{i}")) for i in range(4)]
@@ -291,18 +300,20 @@ def answered_model(policy: LeRobotPolicy, session: Any, request: Request) -> np.
 
 
 def precision(folder: Path) -> dict[str, Any]:
-    """Half precision is computed under autocast and stays near; a type that the family cannot is refused."""
-    checkpoint = tiny.act(folder / "act")
-    answers = {}
-    for dtype in (None, "float32", "bfloat16"):
-        policy = load(settings(checkpoint, dtype=dtype))
-        session = policy.open_session(SessionInfo("a", "a"))
-        answers[dtype] = answered(policy, session, Request(moment(seen(policy._network.config, 1))))
-    assert np.array_equal(answers[None], answers["float32"])
-    off = float(np.abs(answers["bfloat16"] - answers[None]).max())
-    assert 0 < off < 0.1, off
-    refused(lambda: load(settings(checkpoint, dtype="float64")), "float64")
-    return {"bfloat16 off by": off}
+    """Half precision, under autocast or as the family has it, stays near; what a family cannot is refused."""
+    off = {}
+    for kind in ("act", "pi0"):
+        checkpoint, answers = getattr(tiny, kind)(folder / kind), {}
+        for dtype in (None, "float32", "bfloat16"):
+            policy = load(settings(checkpoint, dtype=dtype))
+            session = policy.open_session(SessionInfo("a", "a"))
+            request = Request(moment(seen(policy._network.config, 1)), task=TASK)
+            answers[dtype] = answered(policy, session, request)
+        assert np.array_equal(answers[None], answers["float32"])
+        off[kind] = float(np.abs(answers["bfloat16"] - answers[None]).max())
+        assert 0 < off[kind] < 0.1, off
+        refused(lambda checkpoint=checkpoint: load(settings(checkpoint, dtype="float64")), "float64")
+    return off
 
 
 def adapters(folder: Path) -> dict[str, Any]:
@@ -476,7 +487,7 @@ def run_checks(checks: tuple[Callable[[Path], dict[str, Any]], ...], folder: Pat
 
 
 CHECKS = (
-    act, smolvla, history, remembered, batches, sizes, noise, guidance, precision, adapters, revisions, damage,
+    act, smolvla, pi0, history, remembered, batches, sizes, noise, guidance, precision, adapters, revisions, damage,
     exclusive, names, compiled,
 )  # fmt: skip
 

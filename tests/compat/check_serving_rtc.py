@@ -113,6 +113,11 @@ def relative(folder: Path) -> dict[str, Any]:
     return _parity(tiny.smolvla(folder / "smolvla", relative=True))
 
 
+def pi0(folder: Path) -> dict[str, Any]:
+    """Another family, whose own checkpoints have relative actions."""
+    return _parity(tiny.pi0(folder / "pi0", relative=True))
+
+
 def _parity(checkpoint: Path) -> dict[str, Any]:
     """Tails of at least a horizon: equal to the engine's, cycle by cycle. Then those that lerobot fills with zeros."""
     engine = Engine(checkpoint)
@@ -162,7 +167,7 @@ def continued(client: Any, sight: Seen, delay: int, left: Chunk | None) -> Chunk
     return ask(client, sight, inference_delay_steps=delay, **tails)
 
 
-CHECKS = (plain, relative)
+CHECKS = (plain, relative, pi0)
 
 
 if __name__ == "__main__":

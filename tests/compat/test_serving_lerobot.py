@@ -12,7 +12,7 @@ from tests.compat.conftest import Script
 pytestmark = [pytest.mark.compat, pytest.mark.slow]
 
 GROUPS = {
-    "two robots get what lerobot alone would tell each": ("act", "smolvla"),
+    "two robots get what lerobot alone would tell each": ("act", "smolvla", "pi0"),
     "policies that look back": ("history", "remembered", "exclusive"),
     "many in one call": ("batches", "sizes", "noise"),
     "how it computes": ("guidance", "precision", "adapters"),
@@ -41,5 +41,5 @@ def test_served_answers_are_lerobots_own(
 
 
 def test_chunks_continue_as_lerobots_engine_continues_them(script: Script, tmp_path: Path) -> None:
-    found = proved(script, "check_serving_rtc.py", tmp_path, ("plain", "relative"))
-    assert found == {"plain": {"guided": 5}, "relative": {"guided": 5}}
+    checks = ("plain", "relative", "pi0")
+    assert proved(script, "check_serving_rtc.py", tmp_path, checks) == {name: {"guided": 5} for name in checks}

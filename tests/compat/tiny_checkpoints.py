@@ -6,6 +6,7 @@ models are built here, too.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lerobot.processor import (
 DIM = 3
 JOINTS = ["shoulder.pos", "elbow.pos", "gripper.pos"]
 CAMERAS = ("observation.images.front", "observation.images.wrist")
+VOCABULARY = 64
 WORDS = ("pick", "up", "the", "cup", "fold", "towel", "slowly")
 
 
@@ -85,6 +87,48 @@ def smolvla(folder: Path, *, relative: bool = False, num_steps: int = 3, **value
     return _save(config, folder, relative=relative)
 
 
+def pi0(folder: Path, *, kind: str = "pi0", relative: bool = False) -> Path:
+    """pi0 or pi05 over a language model of a few thousand weights, in this process: see `small_gemma`."""
+    tokenizer = str(backbone(folder.parent / f"{folder.name}-backbone"))
+    small_gemma(kind, tokenizer)
+    config = _config(
+        kind, 64, CAMERAS, chunk_size=8, n_action_steps=8, max_state_dim=8, max_action_dim=8, num_inference_steps=3,
+        image_resolution=(56, 56), tokenizer_max_length=16, use_relative_actions=relative, action_feature_names=JOINTS,
+    )  # fmt: skip
+    return _save(config, folder)
+
+
+def small_gemma(kind: str, tokenizer: str) -> None:
+    """Make lerobot build pi0 and pi05 small: its sizes are fixed in the code, the least has a billion weights."""
+    modelling = importlib.import_module(f"lerobot.policies.{kind}.modeling_{kind}")
+    processing = importlib.import_module(f"lerobot.policies.{kind}.processor_{kind}")
+    if type(modelling.CONFIG_MAPPING) is dict:  # done already
+        return
+    plain, vision = modelling.CONFIG_MAPPING, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    modelling.get_gemma_config = lambda _: modelling.GemmaConfig(32, 2, 32, 2, 1, 16)
+    modelling.CONFIG_MAPPING = {
+        "paligemma": lambda: _held(plain["paligemma"](vision_config={"model_type": "siglip_vision_model", **vision})),
+        "gemma": lambda **values: plain["gemma"](**values | {"vocab_size": VOCABULARY}),
+    }
+    step = processing.TokenizerProcessorStep
+    processing.TokenizerProcessorStep = lambda **values: step(**values | {"tokenizer_name": tokenizer})
+
+
+def _held(config: Any) -> Any:
+    """A PaliGemma config whose fixed sizes are small, whatever is written to them."""
+    fixed = ((config.text_config, {"vocab_size": VOCABULARY}),
+             (config.vision_config, {"projection_dim": 32, "intermediate_size": 32}))  # fmt: skip
+    for part, sizes in fixed:
+
+        def keep(self: Any, name: str, value: Any, sizes: dict[str, int] = sizes) -> None:
+            object.__setattr__(self, name, sizes.get(name, value))
+
+        part.__class__ = type(part.__class__.__name__, (part.__class__,), {"__setattr__": keep})
+        for name in sizes:
+            setattr(part, name, 0)
+    return config
+
+
 def backbone(folder: Path) -> Path:
     """A vision-language model's config, tokenizer and picture processor, without weights."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -144,7 +188,8 @@ def statistics(pictures: tuple[str, ...], seed: int = 3) -> dict[str, dict[str, 
 
     def numbers(*shape: int) -> dict[str, torch.Tensor]:
         mean, spread = torch.rand(shape, generator=draw), torch.rand(shape, generator=draw) + 0.5
-        return {"mean": mean, "std": spread, "min": mean - spread, "max": mean + spread}
+        ends = {"min": mean - spread, "max": mean + spread, "q01": mean - 0.9 * spread, "q99": mean + 0.9 * spread}
+        return {"mean": mean, "std": spread, **ends}
 
     return {
         "observation.state": numbers(DIM),

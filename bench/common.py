@@ -70,4 +70,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row))
     console = Console()
-    console.print(table, width=console.width if console.is_terminal else WIDTH)
+    if not console.is_terminal:  # rich would take 80
+        console = Console(width=WIDTH)
+    console.print(table)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,6 +139,7 @@ class Client:
     rtc: bool = False
     quality: int = QUALITY  # of JPEG; 0 sends raw pictures
     resize: bool = True  # to the sizes that the server wants, where it says so
+    resizer: Callable[[np.ndarray, int, int], np.ndarray] | None = None  # (rgb, height, width); None: shrink
     encoders: int = 2  # pictures encoded at a time
 
     def __post_init__(self) -> None:
@@ -340,7 +341,7 @@ class Client:
             if (size := self._smaller(name, images[name])) is None:
                 large.append(name)
             else:  # done before another thread could begin
-                ready[name] = encode_image(shrink(images[name], *size), self.quality)
+                ready[name] = encode_image((self.resizer or shrink)(images[name], *size), self.quality)
         waiting = {name: self._pool.submit(encode_image, images[name], self.quality) for name in large[1:]}
         for name in large[:1]:
             ready[name] = encode_image(images[name], self.quality)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -79,3 +80,19 @@ def key(data: bytes) -> None:
 
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (request, message, picture, header, urgency, key)
+
+
+CPU_S_MAX = 0.1  # for one input
+TRIES = 3
+
+
+def least_cpu_s(target: Callable[[bytes], None], data: bytes) -> float:
+    """CPU of a target for an input. A slow one is tried again: a collection of garbage may have fallen into it."""
+    least_s = float("inf")
+    for _ in range(TRIES):
+        begun_s = time.thread_time()
+        target(data)
+        least_s = min(least_s, time.thread_time() - begun_s)
+        if least_s <= CPU_S_MAX:
+            break
+    return least_s

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from serving.errors import PolicyError
 from serving.manifest import ModelSettings, RtcSettings
-from serving.policies.base import PolicySpec
 from serving.policies.exported import check_device
 from serving.policies.lerobot_checkpoint import INSTALL, Checkpoint, find, joined
-from serving.policies.lerobot_families import BATCH_MAX, Family, Precision, chunk_rows, classify, moments, precision
-from serving.policies.lerobot_spec import Described, LeRobotOptions
+from serving.policies.lerobot_families import Family, Precision, classify, precision
+from serving.policies.lerobot_spec import LeRobotOptions, spec_of
 from serving.policies.one_thread import OneThread
 from serving.policies.options import checked
 
@@ -69,27 +68,8 @@ def _assembled(
     network.set_rtc(config, rtc if active else None)
     parts = network.parts_of(checkpoint, model.adapter)
     template = Template(checkpoint, config)
-    described = Described(config, template, options)
-    spec = PolicySpec(
-        policy_type=config.type,
-        model_repo=model.repo_or_path,
-        model_revision=checkpoint.revision,
-        action_names=described.action_names(),
-        action_dim=described.action_dim(),
-        state_dim=described.state_dim(),
-        cameras=described.cameras(),
-        chunk_size=chunk_rows(family, vars(config) | {"type": config.type}),
-        fps=described.fps(),
-        shared=family.shared,
-        batch_max=BATCH_MAX if family.shared else 1,
-        mixed_delays=True,  # each sample has its own delay and prefix
-        rtc=active,
-        execution_horizon=rtc.execution_horizon if active else 0,
-        prefix_form=("robot" if template.relative else "model") if active else "",
-        history_frames=moments(vars(config)) if family.history else 1,
-        checkpoint_hash=joined(part.weights_hash for part in parts),
-        normalisation_hash=template.hash,
-    )
+    weights_hash = joined(part.weights_hash for part in parts)
+    spec = spec_of(model, checkpoint.revision, weights_hash, rtc if active else None, family, config, template, options)
     policy = network.load_network(parts, config, single=how.single)
     if active:
         network.install_rtc(policy, options.guidance)
@@ -126,9 +106,19 @@ def _reading(checkpoint: Checkpoint, kind: str) -> Iterator[None]:
     except PolicyError:
         raise
     except ImportError as err:
-        got = (str(err).strip().splitlines() or [f"no module {err.name}"])[0]
-        raise PolicyError(f"want what {kind} needs beside lerobot", got, f"pip install 'lerobot[{kind}]'") from err
+        remedy = "install what it names, or the extra of lerobot for this family"
+        raise PolicyError(f"want what {kind} needs beside lerobot", _first_line(err), remedy) from err
+    except OSError as err:
+        remedy = "check the files; where it names the hub (a tokenizer, a backbone), start once while online"
+        raise PolicyError(
+            f"want every file that {kind} in {checkpoint.folder} needs", _first_line(err), remedy
+        ) from err
     except Exception as err:
-        got = f"{type(err).__name__}: {(str(err).strip().splitlines() or [''])[0]}"
         remedy = "load it with the release of lerobot that saved it, or save it again"
-        raise PolicyError(f"want a checkpoint that lerobot can load in {checkpoint.folder}", got, remedy) from err
+        raise PolicyError(
+            f"want a checkpoint that lerobot can load in {checkpoint.folder}", _first_line(err), remedy
+        ) from err
+
+
+def _first_line(err: Exception) -> str:
+    return f"{type(err).__name__}: {(str(err).strip().splitlines() or [''])[0]}"

@@ -18,6 +18,7 @@ from serving.policies.lerobot_prefix import fitted
 from serving.policies.lerobot_processors import Template
 from serving.policies.lerobot_session import Batch, LeRobotSession, Sample
 from serving.policies.one_thread import OneThread
+from serving.policies.torch_threads import torch_threads
 
 LANGUAGE = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK)
 
@@ -46,7 +47,7 @@ class LeRobotPolicy:
         self._device = torch.device(network.config.device)
         self._cameras = [camera.name for camera in spec.cameras]
         self._noise = None if noise is None else noise.to(self._device)
-        self._thread = thread
+        self._thread, self._threads = thread, torch.get_num_threads()
 
     def open_session(self, info: SessionInfo) -> LeRobotSession:
         """A robot's own processors, cloned from those read at start: nothing is loaded."""
@@ -64,6 +65,7 @@ class LeRobotPolicy:
             groups.setdefault(self._kind(sample), []).append(place)
         answers: dict[int, torch.Tensor] = {}
         with ExitStack() as stack:
+            stack.enter_context(torch_threads(self._threads))
             stack.enter_context(self._quiet())
             if self._autocast is not None:
                 stack.enter_context(torch.autocast(self._device.type, self._autocast))

@@ -16,6 +16,7 @@ from serving.errors import PredictError
 from serving.policies.base import Chunk, Moment, Request
 from serving.policies.lerobot_prefix import tail
 from serving.policies.lerobot_processors import Processors
+from serving.policies.torch_threads import torch_threads
 
 Batch = dict[str, Any]  # tensors (1, …) by name, and the task as a list of one
 
@@ -37,6 +38,7 @@ class LeRobotSession:
         self._seen: deque[Batch] = deque(maxlen=max(frames - 1, 1))  # for robots that send no history
 
     @torch.no_grad()
+    @torch_threads(1)
     def prepare(self, request: Request) -> Sample:
         """Tensors through the robot's own preprocessor, on the processor. Raises PredictError."""
         batch = self._looking_back(request) if self._frames > 1 else self._preprocessed(request.moment, request)
@@ -46,6 +48,7 @@ class LeRobotSession:
         return Sample(batch, max(0, request.delay_steps), prefix)
 
     @torch.no_grad()
+    @torch_threads(1)
     def finish(self, raw: torch.Tensor) -> Chunk:
         """The whole chunk, float32 (rows, action_dim), before and after the robot's own postprocessor."""
         robot = self._processors.after(raw.unsqueeze(0))

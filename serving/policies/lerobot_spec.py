@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from serving.errors import PolicyError
-from serving.policies.base import Camera
+from serving.policies.base import Camera, PolicySpec
 from serving.policies.lerobot_checkpoint import read_json
+from serving.policies.lerobot_families import BATCH_MAX, Family, chunk_rows, moments
 from serving.policies.options import Options
 
 if TYPE_CHECKING:
     from lerobot.configs import PolicyFeature, PreTrainedConfig
 
+    from serving.manifest import ModelSettings, RtcSettings
     from serving.policies.lerobot_processors import Template
 
 ACTION, STATE, EMPTY_CAMERA = "action", "observation.state", "observation.images.empty_camera_"
@@ -78,6 +80,45 @@ class Described:
     def fps(self) -> float:
         """Control rate of the training data, Hz; 0 when nobody says."""
         return float(self._options.fps or self._info.get("fps") or 0.0)
+
+
+def spec_of(
+    model: ModelSettings,
+    revision: str,
+    weights_hash: str,
+    rtc: RtcSettings | None,
+    family: Family,
+    config: PreTrainedConfig,
+    template: Template,
+    options: LeRobotOptions,
+) -> PolicySpec:
+    """What the daemon and its robots are told; `rtc` is None where chunks are not continued. Raises PolicyError."""
+    known = Described(config, template, options)
+    fields = vars(config) | {"type": config.type}
+    rows = chunk_rows(family, fields)
+    if rtc is not None and rtc.execution_horizon > rows:
+        wanted = f"want rtc.execution_horizon of at most {rows}, the rows of a chunk"
+        raise PolicyError(wanted, str(rtc.execution_horizon), "lower it")
+    return PolicySpec(
+        policy_type=config.type,
+        model_repo=model.repo_or_path,
+        model_revision=revision,
+        action_names=known.action_names(),
+        action_dim=known.action_dim(),
+        state_dim=known.state_dim(),
+        cameras=known.cameras(),
+        chunk_size=rows,
+        fps=known.fps(),
+        shared=family.shared,
+        batch_max=BATCH_MAX if family.shared else 1,
+        mixed_delays=True,  # each sample has its own delay and prefix
+        rtc=rtc is not None,
+        execution_horizon=rtc.execution_horizon if rtc else 0,
+        prefix_form=("robot" if template.relative else "model") if rtc else "",
+        history_frames=moments(fields) if family.history else 1,
+        checkpoint_hash=weights_hash,
+        normalisation_hash=template.hash,
+    )
 
 
 def _is_sent(name: str, feature: PolicyFeature) -> bool:

@@ -26,8 +26,8 @@ from serving.assemble import Service, assemble
 from serving.errors import PolicyError
 from serving.manifest import Manifest, ModelSettings, RtcSettings
 from serving.memory_transport import Hub, MemoryTransport
+from serving.policies import lerobot
 from serving.policies.base import Moment, Request, SessionInfo
-from serving.policies.lerobot import load
 from serving.policies.lerobot_policy import LeRobotPolicy
 from serving.wire.images import encode_image
 from serving.wire.messages import BOTH, Frame
@@ -46,6 +46,11 @@ BATCH_TOLERANCE = 1e-4  # other batch sizes take other kernels
 
 def settings(folder: Path, **model: Any) -> ModelSettings:
     return ModelSettings(repo_or_path=str(folder), device="cpu", **model)
+
+
+def load(model: ModelSettings) -> LeRobotPolicy:
+    """A policy by itself, with a horizon that the small ones have rows for."""
+    return lerobot.load(model, RtcSettings(execution_horizon=HORIZON))
 
 
 @contextmanager
@@ -226,7 +231,7 @@ def batches(folder: Path) -> dict[str, Any]:
     worst = {}
     for kind in ("act", "smolvla", "pi0"):
         options = {"noise_seed": 3} if kind != "act" else {}
-        policy = load(settings(getattr(tiny, kind)(folder / kind), options=options), RtcSettings(execution_horizon=4))
+        policy = load(settings(getattr(tiny, kind)(folder / kind), options=options))
         draw = np.random.default_rng(1)
         sessions = [policy.open_session(SessionInfo(f"{i}", f"{i}")) for i in range(4)]
         requests = []
@@ -272,6 +277,8 @@ def noise(folder: Path) -> dict[str, Any]:
         first, second = (policy.predict([session.prepare(request)])[0].numpy() for _ in range(2))
         assert np.array_equal(first, second) is same, seed
     refused(lambda: load(settings(tiny.act(folder / "act"), options={"noise_seed": 3})), "noise_seed")
+    refused(lambda: lerobot.load(settings(checkpoint), RtcSettings(execution_horizon=9)), "at most 8")
+    refused(lambda: lerobot.load(settings(checkpoint), RtcSettings(execution_horizon=4, mode="trained")), "guided")
     return {}
 
 
@@ -280,9 +287,7 @@ def guidance(folder: Path) -> dict[str, Any]:
     checkpoint = tiny.smolvla(folder / "smolvla", num_steps=10)
     off = {}
     for form in ("error", "vjp"):
-        policy = load(
-            settings(checkpoint, options={"noise_seed": 3, "guidance": form}), RtcSettings(execution_horizon=4)
-        )
+        policy = load(settings(checkpoint, options={"noise_seed": 3, "guidance": form}))
         session = policy.open_session(SessionInfo("a", "a"))
         what = moment(seen(policy._network.config, 1))
         free = answered_model(policy, session, Request(what, task=TASK))
@@ -456,7 +461,7 @@ def compiled(folder: Path) -> dict[str, Any]:
     answers = []
     for enabled in (False, True):
         model = settings(checkpoint, options={"noise_seed": 3}, compile={"enabled": enabled})
-        policy = load(model, RtcSettings(execution_horizon=4))
+        policy = load(model)
         session = policy.open_session(SessionInfo("a", "a"))
         what = moment(seen(policy._network.config, 1))
         tail = np.ones((3, tiny.DIM), np.float32)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from serving.policies.lerobot_checkpoint import find, step_names
 from serving.policies.lerobot_families import chunk_rows, classify, precision
 from serving.policies.lerobot_guidance import Guidance, gain, prefix_weights
 from serving.policies.lerobot_prefix import fitted, tail
+from serving.policies.torch_threads import torch_threads
 
 MOMENT = Moment(None, {})
 
@@ -297,3 +299,26 @@ def test_each_sample_of_a_batch_is_guided_by_its_own_tail() -> None:
     assert torch.equal(together[2, 2:], denoiser(x[2, 2:]))  # behind the tail, too: zeros are no actions
     prefix[2, 2:] = 99
     assert torch.equal(guidance.velocity(x, 0.7, prefix, delays, held, denoiser), together)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_is_that_of_the_caller_alone() -> None:
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def pool() -> None:
+        with torch_threads(1):
+            seen.append(torch.get_num_threads())
+            inside.set()
+            leave.wait(10)
+
+    before = torch.get_num_threads()
+    thread = threading.Thread(target=pool)
+    with torch_threads(3):
+        thread.start()
+        assert inside.wait(10) and torch.get_num_threads() == 3
+        leave.set()
+        thread.join(10)
+    assert seen == [1] and torch.get_num_threads() == before

@@ -48,11 +48,11 @@ $(VENV)-compat/.done: tests/compat/requirements.txt
 	touch $@
 
 ifeq ($(PY312_WORKS),yes)
-compat: $(VENV)/.dev $(VENV)-compat/.done ## read annotated datasets back with lerobot's own loader (Python 3.12)
+compat: $(VENV)/.dev $(VENV)-compat/.done ## what is held to LeRobot itself (Python 3.12): its loader, its renderer, served checkpoints
 	CUEBOOK_COMPAT_PYTHON=$(abspath $(VENV))-compat/bin/python $(BIN)/pytest -m compat tests/compat
 else
 compat:
-	@echo "compat: no Python 3.12 here, lerobot's loader not checked"
+	@echo "compat: no Python 3.12 here: nothing was held to LeRobot itself"
 endif
 
 lint: $(VENV)/.dev

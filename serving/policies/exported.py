@@ -206,11 +206,14 @@ def resize(picture: np.ndarray, height: int, width: int) -> torch.Tensor:
     import torch
     from torch.nn.functional import interpolate
 
+    from serving.policies.torch_threads import torch_threads
+
     pixels = torch.from_numpy(picture)
     if picture.shape[:2] == (height, width):
         return pixels
     planes = pixels.permute(2, 0, 1)[None]
-    sized = interpolate(planes, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    with torch_threads(1):
+        sized = interpolate(planes, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return sized[0].permute(1, 2, 0)
 
 

@@ -78,11 +78,11 @@ def check_images(images: dict[str, Image], limits: Limits, name: str = "images")
 
 def decode_image(image: Image, name: str) -> np.ndarray:
     """A checked picture (see check_images) as uint8 RGB (height, width, 3). Raises MessageError."""
-    height, width = image_size(image, name)
-    if image.codec == RAW:
-        return np.frombuffer(image.data, np.uint8).reshape(height, width, CHANNELS).copy()
-    memory = _buffers.take(height * width * CHANNELS)
+    if image.codec != JPEG:
+        return np.frombuffer(image.data, np.uint8).reshape(*image_size(image, name), CHANNELS).copy()
     try:
+        height, width = simplejpeg.decode_jpeg_header(image.data)[:2]
+        memory = _buffers.take(height * width * CHANNELS)
         return simplejpeg.decode_jpeg(image.data, colorspace="RGB", buffer=memory)
-    except ValueError as err:
+    except (ValueError, KeyError) as err:
         raise MessageError(f"want a whole JPEG in {name}", str(err), "encode the picture again") from err

@@ -7,7 +7,7 @@ PY312_WORKS := $(shell test -n "$(PY312)" && $(PY312) -c "import venv" 2>/dev/nu
 WORKERS ?= 2
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo serve test test-fast compat lint bench clean
+.PHONY: demo serve test test-fast compat lint bench fuzz clean
 
 $(VENV)/.annotate: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -58,6 +58,10 @@ endif
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+fuzz: $(VENV)/.dev ## ten minutes of hostile input for the wire's decoders
+	$(BIN)/pip install -q -e '.[fuzz]'
+	$(BIN)/python -m bench.fuzz_wire --engine=atheris --minutes=10
 
 bench: $(VENV)/.dev ## tables of measured figures beside their bars
 	$(BIN)/python -m bench.bench_listing

@@ -73,6 +73,7 @@ bench: $(VENV)/.dev ## tables of measured figures beside their bars
 	$(BIN)/python -m bench.bench_language
 	$(BIN)/python -m bench.bench_snapping
 	$(BIN)/python -m bench.bench_annotate
+	$(BIN)/python -m bench.serving
 
 clean:
 	rm -rf $(VENV) $(VENV)-compat demo bench/work

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+from serving.wire.errors import Told
 
-class ServingError(Exception):
+
+class ServingError(Told, Exception):
     """Root of all errors that a user of the daemon can meet."""
-
-    def __init__(self, wanted: str, got: str = "", remedy: str = "") -> None:
-        self.wanted, self.got, self.remedy = wanted, got, remedy
-        super().__init__(wanted, got, remedy)
-
-    def __str__(self) -> str:
-        parts = [self.wanted]
-        if self.got:
-            parts.append(f"got: {self.got}")
-        if self.remedy:
-            parts.append(f"do: {self.remedy}")
-        return "\n  ".join(parts)
 
 
 class ManifestError(ServingError, ValueError):

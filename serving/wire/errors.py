@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class WireError(ValueError):
-    """Root of all errors of the wire. Says what was wanted, what was got and what to do."""
+class Told:
+    """An error's message in three parts: what was wanted, what was got, what to do. Mixed into exceptions."""
 
     def __init__(self, wanted: str, got: str = "", remedy: str = "") -> None:
         self.wanted, self.got, self.remedy = wanted, got, remedy
@@ -19,6 +19,10 @@ class WireError(ValueError):
         if self.remedy:
             parts.append(f"do: {self.remedy}")
         return "\n  ".join(parts)
+
+
+class WireError(Told, ValueError):
+    """Root of all errors of the wire."""
 
 
 class KeyNameError(WireError):

@@ -49,7 +49,7 @@ $(VENV)-compat/.done: tests/compat/requirements.txt
 
 ifeq ($(PY312_WORKS),yes)
 compat: $(VENV)/.dev $(VENV)-compat/.done ## what is held to LeRobot itself (Python 3.12): its loader, its renderer, served checkpoints
-	CUEBOOK_COMPAT_PYTHON=$(abspath $(VENV))-compat/bin/python $(BIN)/pytest -m compat tests/compat
+	CUEBOOK_COMPAT_PYTHON=$(abspath $(VENV))-compat/bin/python $(BIN)/pytest -m compat tests/compat tests/interchange
 else
 compat:
 	@echo "compat: no Python 3.12 here: nothing was held to LeRobot itself"

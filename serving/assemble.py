@@ -18,11 +18,11 @@ from serving.control import ControlSettings
 from serving.daemon import Daemon, ServiceSettings
 from serving.errors import ManifestError
 from serving.manifest import Manifest
-from serving.pipeline import PipelineSettings
 from serving.policies.base import Policy, PolicySpec
 from serving.record import Drop, Recorder, RequestRecord
 from serving.signals import stop_signals
 from serving.transport import Transport
+from serving.work import PipelineSettings
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from serving.capture_log import MAGIC, SUFFIX, Pair, Run, SessionFacts, count_pairs, frame
 from serving.errors import ServingError
 from serving.log_writer import LogWriter
-from serving.pipeline import PipelineSettings
 from serving.policies.base import PolicySpec
 from serving.record import Drop, RequestRecord
+from serving.work import PipelineSettings
 
 PAIRS_MAX = 256
 DISK_BYTES_MAX = 1 << 30

@@ -16,7 +16,7 @@ from serving.control import CONTROL_BODY_MAX, Control, ControlSettings
 from serving.load import Load
 from serving.log_limit import Allowance, LineLimit
 from serving.mailbox import Deposit
-from serving.pipeline import Pipeline, PipelineSettings
+from serving.pipeline import Pipeline
 from serving.policies.base import Policy
 from serving.record import Drop, Recorder
 from serving.registry import Registry
@@ -28,6 +28,7 @@ from serving.wire.errors import EventCode, HeaderError, RejectCode
 from serving.wire.header import Header, MessageType, unpack
 from serving.wire.keys import Keys
 from serving.wire.messages import Capabilities, ResetAck, Status, encode
+from serving.work import PipelineSettings
 
 log = logging.getLogger(__name__)
 log.addFilter(LineLimit())

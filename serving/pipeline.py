@@ -10,16 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 from serving.decode import buffer_left_s, check_task, decode_request
 from serving.errors import PredictError
 from serving.log_limit import LineLimit
 from serving.pictures import Helpers
-from serving.policies.base import Policy, Request
+from serving.policies.base import Policy
 from serving.record import Drop, Recorder, RequestRecord
 from serving.registry import Registry
 from serving.reply import answer_header, check_chunk, chunk_body, event_body
@@ -28,7 +25,7 @@ from serving.session import Session
 from serving.wire import features
 from serving.wire.errors import EventCode, WireError
 from serving.wire.header import Header, MessageType
-from serving.wire.limits import Limits
+from serving.work import PipelineSettings, Work, kind_of, timed
 
 log = logging.getLogger(__name__)
 log.addFilter(LineLimit())
@@ -36,34 +33,6 @@ log.addFilter(LineLimit())
 TICK_S = 0.5  # how often idle threads look around: a heartbeat, not a poll
 ROOM_PER_BATCH = 2  # requests ahead of the policy: one batch predicted, one prepared
 NOTICES_MAX = 16  # events on their way to one robot; who makes more of them has been told enough
-
-
-@dataclass
-class Work:
-    """A request under way."""
-
-    session: Session
-    header: Header
-    record: RequestRecord
-    prepared: Any = None
-    raw: Any = None
-    kind: Any = None  # requests of one kind share a batch
-    since_s: float = 0.0  # when it began to wait for the policy
-
-
-@dataclass(frozen=True)
-class PipelineSettings:
-    """How the pipeline works."""
-
-    decode_threads: int = 2
-    finish_threads: int = 2
-    batch_max: int = 1
-    max_wait_s: float = 0.005  # that a request waits for others still being decoded
-    default_task: str = ""
-    pinned_task: str | None = None
-    deadline_default_s: float = 1.0  # of robots that do not say how long they can go on
-    keep_bodies: bool = False  # for capture
-    limits: Limits = field(default_factory=Limits)
 
 
 class Pipeline:
@@ -238,7 +207,7 @@ class Pipeline:
         record.stages_s["queue"] = started_s - taken.deposit.received_s
         work = Work(session, header, record)
         try:
-            with _timed(record, "decode"):
+            with timed(record, "decode"):
                 request = decode_request(
                     body, session, self.policy.spec, self.settings.limits, self.settings.default_task, self._helpers
                 )
@@ -246,9 +215,9 @@ class Pipeline:
             if request.episode_start or header.episode_id != session.episode:
                 session.begin_episode(header.episode_id)
                 session.reset_policy = not self.policy.spec.shared
-            with _timed(record, "preprocess"):
+            with timed(record, "preprocess"):
                 work.prepared = session.policy.prepare(request)
-            work.kind = self._kind(request)
+            work.kind = kind_of(request, self.policy.spec)
         except WireError as err:
             self._refuse(work, EventCode.BAD_REQUEST, err)
             return None
@@ -257,15 +226,6 @@ class Pipeline:
             return None
         work.since_s = time.monotonic()
         return work
-
-    def _kind(self, request: Request) -> tuple[Any, ...]:
-        """What requests of one batch have in common: the shapes, and delay and prefix where the policy wants that."""
-        moments = (request.moment, *request.history)
-        shapes = tuple(image.shape for moment in moments for _, image in sorted(moment.images.items()))
-        if self.policy.spec.mixed_delays:
-            return shapes
-        prefix = request.prefix_model if self.policy.spec.prefix_form == "model" else request.prefix_robot
-        return *shapes, request.delay_steps, 0 if prefix is None else len(prefix)
 
     # --- the policy's thread ---------------------------------------------------------------------------------------
 
@@ -380,9 +340,9 @@ class Pipeline:
     def _answer(self, work: Work) -> None:
         session, record = work.session, work.record
         try:
-            with _timed(record, "postprocess"):
+            with timed(record, "postprocess"):
                 chunk = check_chunk(session.policy.finish(work.raw), self.policy.spec)
-            with _timed(record, "encode"):
+            with timed(record, "encode"):
                 body = chunk_body(chunk, session, work.header, record, self._load())
                 header = answer_header(work.header, MessageType.CHUNK, session.tag)
                 if session.closed:
@@ -434,12 +394,3 @@ class Pipeline:
         body = event_body(code, reason, header)
         session.publisher.put(body, answer_header(echoed, MessageType.EVENT, session.tag))
         self._record(Drop(f"event_{code.name.lower()}", session.client))
-
-
-@contextmanager
-def _timed(record: RequestRecord, stage: str) -> Iterator[None]:
-    started_s = time.monotonic()
-    try:
-        yield
-    finally:
-        record.stages_s[stage] = time.monotonic() - started_s

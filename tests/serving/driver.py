@@ -14,7 +14,6 @@ from serving.admission import Rules
 from serving.control import ControlSettings
 from serving.daemon import Daemon, ServiceSettings
 from serving.memory_transport import Hub, MemoryTransport
-from serving.pipeline import PipelineSettings
 from serving.record import Drop, Recorder, RequestRecord
 from serving.session import Session
 from serving.transport import Declaration, Sample
@@ -38,6 +37,7 @@ from serving.wire.messages import (
     encode,
 )
 from serving.wire.tensors import Tensor, decode_tensor, encode_tensor
+from serving.work import PipelineSettings
 from tests.serving.mock_policy import CAMERA, DIM, WAIT_S, MockPolicy
 
 KEYS = Keys.of("acme/mock", "main", "stack")

@@ -17,11 +17,11 @@ from serving.capture_log import count_pairs, read_segment, segments
 from serving.errors import ServingError
 from serving.manifest import Manifest
 from serving.memory_transport import Hub, MemoryTransport
-from serving.pipeline import PipelineSettings
 from serving.policies.base import Chunk, SessionInfo
 from serving.record import RequestRecord
 from serving.replay_capture import batches, replay
 from serving.session import Agreement
+from serving.work import PipelineSettings
 from tests.serving.watched import DIM, ROWS, SPEC, WAIT_S, DoublingPolicy, Robot, start_daemon, until
 
 SETTINGS = PipelineSettings(batch_max=4, max_wait_s=0.5, default_task="stack", keep_bodies=True)

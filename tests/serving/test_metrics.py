@@ -11,11 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.log_writer import LogWriter
 from serving.metrics import DROP_REASONS, EVENTS, OTHER, PREFIX, REJECTS, TRANSPORT_REASONS, Metrics
-from serving.pipeline import PipelineSettings
 from serving.record import STAGES, Drop, RequestRecord
 from serving.wire.errors import EventCode, RejectCode
 from serving.wire.header import MessageType
 from serving.wire.limits import Limits
+from serving.work import PipelineSettings
 from tests.serving.watched import WAIT_S, DoublingPolicy, Robot, start_daemon
 
 SERVING = Path(__file__).resolve().parents[2] / "serving"

@@ -14,8 +14,7 @@ import numpy as np
 from serving.admission import Rules
 from serving.daemon import Daemon, ServiceSettings
 from serving.memory_transport import Hub, MemoryTransport
-from serving.pipeline import PipelineSettings
-from serving.policies.base import Camera, Chunk, PolicySpec, Request, SessionInfo
+from serving.policies.base import Chunk, PolicySpec, Request, SessionInfo
 from serving.record import Recorder
 from serving.wire import features
 from serving.wire.header import Header, MessageType, unpack
@@ -33,20 +32,14 @@ from serving.wire.messages import (
     encode,
 )
 from serving.wire.tensors import encode_tensor
+from serving.work import PipelineSettings
+from tests.serving import mock_policy
+from tests.serving.mock_policy import CAMERA, DIM, ROWS
 
-ROWS, DIM = 6, 3
-CAMERA = "observation.images.front"
-SPEC = PolicySpec(
+SPEC = replace(
+    mock_policy.SPEC,
     policy_type="doubling",
     model_repo="acme/doubling",
-    model_revision="0123abcd",
-    action_names=("x", "y", "z"),
-    action_dim=DIM,
-    state_dim=DIM,
-    cameras=(Camera(CAMERA),),
-    chunk_size=ROWS,
-    fps=30.0,
-    shared=True,
     batch_max=4,
     checkpoint_hash="c0ffee",
     normalisation_hash="beef",

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from network.transport import Transport
 from serving.admission import Rules
 from serving.control import ControlSettings
 from serving.daemon import Daemon, ServiceSettings
@@ -21,7 +22,6 @@ from serving.manifest import Manifest
 from serving.policies.base import Policy, PolicySpec
 from serving.record import Drop, Recorder, RequestRecord
 from serving.signals import stop_signals
-from serving.transport import Transport
 from serving.work import PipelineSettings
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def service_settings(manifest: Manifest, spec: PolicySpec) -> ServiceSettings:
 
 
 def _open(manifest: Manifest) -> Transport:
-    from serving.zenoh_transport import open_transport
+    from network.zenoh_transport import open_transport
 
     return open_transport(manifest.zenoh)
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serving.errors import ManifestError, TransportError
+from network.errors import TransportError
+from serving.errors import ManifestError
 
 UTILISATION = 0.8  # of the policy's time: the rest absorbs bursts
 HORIZON_SHARE = 0.5  # of the horizon that a robot may wait

@@ -8,11 +8,11 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+from network.errors import TransportError
+from network.zenoh_settings import ENCRYPTED, ZenohSettings, address_of, protocol_of
 from serving.check_model import check_model
-from serving.errors import TransportError
 from serving.findings import Finding
 from serving.manifest import Manifest
-from serving.zenoh_settings import ENCRYPTED, ZenohSettings, address_of, protocol_of
 
 REACH_S = 1.0  # that an endpoint may take to answer
 HANDSHAKE_TURNS_MAX = 10

@@ -117,9 +117,9 @@ def status(
     Exit code 1 when nobody answers.
     """
     with guard(as_json):
+        from network.zenoh_transport import open_transport
         from serving import status_view
         from serving.overrides import load_one, network, split_words
-        from serving.zenoh_transport import open_transport
 
         paths, settings = split_words(context.args)
         paths = [*(manifests or ()), *paths]

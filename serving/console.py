@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from network.errors import TransportError
 from serving.errors import ManifestError, ServingError
+from serving.wire.errors import Told
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """Exit codes: 0 done, or drained when told to stop; 1 failed while loading, serving or asking; 2 wrong
@@ -25,7 +27,7 @@ def guard(as_json: bool = False) -> Iterator[None]:
     """Errors become one clear message and an exit code."""
     try:
         yield
-    except (ServingError, KeyboardInterrupt) as error:
+    except (ServingError, TransportError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
         code = INTERRUPTED if stopped else USAGE if isinstance(error, ManifestError) else FAILED
         message = "interrupted" if stopped else str(error)
@@ -42,7 +44,7 @@ def _parts(error: BaseException) -> dict[str, object]:
     problems = getattr(error, "problems", ())
     if problems:
         return {"problems": [vars(problem) for problem in problems]}
-    if isinstance(error, ServingError):
+    if isinstance(error, Told):
         return {"wanted": error.wanted, "got": error.got, "remedy": error.remedy}
     return {}
 
@@ -60,8 +62,9 @@ def say_json(value: object) -> None:
 
 def log_to_stderr(verbose: bool) -> None:
     """Lines of the daemon's own log; other libraries stay as they are."""
-    logger = logging.getLogger("serving")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for package in ("serving", "network"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from network.transport import Transport
 from serving.admission import Rules, Verdict, judge
 from serving.log_limit import LineLimit
 from serving.pipeline import Pipeline
@@ -23,7 +24,6 @@ from serving.record import Drop, Recorder
 from serving.registry import Registry
 from serving.reply import REASON_MAX
 from serving.session import Agreement, Session
-from serving.transport import Transport
 from serving.wire import features, keys
 from serving.wire.errors import MessageError, RejectCode, WireError
 from serving.wire.keys import Keys

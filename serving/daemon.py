@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from network.transport import Declaration, Query, Sample, Transport
 from serving.admission import Rules
 from serving.control import CONTROL_BODY_MAX, Control, ControlSettings
 from serving.load import Load
@@ -22,7 +23,6 @@ from serving.record import Drop, Recorder
 from serving.registry import Registry
 from serving.reply import answer_header, event_body
 from serving.session import Session
-from serving.transport import Declaration, Query, Sample, Transport
 from serving.wire import features
 from serving.wire.errors import EventCode, HeaderError, RejectCode
 from serving.wire.header import Header, MessageType, unpack

@@ -17,9 +17,5 @@ class PolicyError(ServingError):
     """A policy cannot be loaded, or does not do what it declares."""
 
 
-class TransportError(ServingError):
-    """The network layer cannot be opened, or nobody answers."""
-
-
 class PredictError(ServingError):
     """One request could not be answered; the others go on."""

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from serving.refusal import refusal
+from configuration.refusal import refusal
+from network.zenoh_settings import PORT_MAX, ZenohSettings
 from serving.wire.errors import KeyNameError
 from serving.wire.keys import Keys, client_id, sanitize
 from serving.wire.limits import Limits
-from serving.zenoh_settings import PORT_MAX, ZenohSettings
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "float", "double", "half")
 FAMILIES = ("auto", "replay", "exported", "lerobot", "factory")

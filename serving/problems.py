@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configuration import flags
+from configuration.refusal import REFUSED
 from configuration.yaml_source import Place, dotted
 from serving.errors import ManifestError
 from serving.manifest import Manifest, nearest
-from serving.refusal import REFUSED
 
 KNOWN = tuple(name for name, _ in flags.leaves(Manifest))
 DEFAULTS = {name: default for name, _, default, _ in flags.describe(Manifest)}

@@ -17,15 +17,11 @@ import yaml
 import zenoh
 from pydantic import Field, ValidationError, model_validator
 
-from serving.errors import ManifestError, TransportError
-from serving.gate import ATTACHMENT_BYTES_MAX
-from serving.refusal import refusal
-from serving.router_acl import access_control
-from serving.wire.errors import KeyNameError
-from serving.wire.keys import ROOT, client_id
-from serving.wire.limits import DEFAULT_LIMITS
-from serving.zenoh_config import common_config, merged, protocols, retry_config, tls_config, to_zenoh
-from serving.zenoh_settings import (
+from configuration.refusal import refusal
+from network.errors import TransportError
+from network.gate import ATTACHMENT_BYTES_MAX
+from network.zenoh_config import common_config, merged, protocols, retry_config, tls_config, to_zenoh
+from network.zenoh_settings import (
     ENCRYPTED,
     RX_MESSAGE_BYTES_MIN,
     RetrySettings,
@@ -34,6 +30,11 @@ from serving.zenoh_settings import (
     parse_extra,
     protocol_of,
 )
+from serving.errors import ManifestError
+from serving.router_acl import access_control
+from serving.wire.errors import KeyNameError
+from serving.wire.keys import ROOT, client_id
+from serving.wire.limits import DEFAULT_LIMITS
 
 log = logging.getLogger(__name__)
 

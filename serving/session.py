@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from serving.errors import TransportError
+from network.errors import TransportError
+from network.transport import Publisher
 from serving.log_limit import LineLimit
 from serving.mailbox import Deposit, Mailbox
 from serving.policies.base import PolicySession, SessionInfo
-from serving.transport import Publisher
 from serving.wire import features
 from serving.wire.header import TAG_BYTES
 from serving.wire.messages import BOTH

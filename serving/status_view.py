@@ -12,14 +12,14 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from network.transport import Transport
+from network.zenoh_settings import ZenohSettings
 from serving.console import err, out, say_json
 from serving.manifest import Manifest
 from serving.overrides import asking
-from serving.transport import Transport
 from serving.wire.errors import WireError
 from serving.wire.keys import ROOT, Keys
 from serving.wire.messages import Status, decode
-from serving.zenoh_settings import ZenohSettings
 
 log = logging.getLogger(__name__)
 

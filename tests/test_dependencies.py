@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-OURS = {"flows", "tasks", "prompts", "serving", "edge", "configuration"}
+OURS = {"flows", "tasks", "prompts", "serving", "edge", "network", "configuration"}
 # package -> which of ours it may import
 ALLOWED = {
     "configuration": set(),
     "prompts": set(),
     "tasks": {"prompts", "configuration"},
     "flows": {"tasks", "prompts", "configuration"},
-    "serving": {"tasks", "configuration"},
+    "network": {"serving", "configuration"},
+    "serving": {"tasks", "network", "configuration"},
+    "edge": {"tasks", "serving", "network", "configuration"},
 }
 HEAVY = ("torch", "transformers", "vllm", "lerobot", "prefect", "pyarrow", "av", "duckdb", "matplotlib", "PIL", "httpx")
 
@@ -66,12 +68,24 @@ def test_the_wire_knows_nothing_of_the_daemon():
     assert not wrong
 
 
-def test_of_tasks_the_daemon_reads_datasets_only():
+@pytest.mark.parametrize("package", ["serving", "edge"])
+def test_of_tasks_servers_and_robots_read_datasets_only(package):
     wrong = {
         f"{path.relative_to(REPO)} imports {name}"
-        for path in (REPO / "serving").rglob("*.py")
+        for path in (REPO / package).rglob("*.py")
         for name in imports_of(path)
         if name.split(".")[0] == "tasks" and not name.startswith(("tasks.dataset", "tasks.errors"))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ["network", "edge"])
+def test_of_the_daemon_robots_and_the_network_know_the_wire_only(package):
+    wrong = {
+        f"{path.relative_to(REPO)} imports {name}"
+        for path in (REPO / package).rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] == "serving" and not name.startswith("serving.wire")
     }
     assert not wrong
 

@@ -41,8 +41,8 @@ class OurRobot:
     """The scripted client of the tests."""
 
     def __init__(self, endpoint: str, name: str, quality: int) -> None:
-        from serving.zenoh_settings import ZenohSettings
-        from serving.zenoh_transport import open_transport
+        from network.zenoh_settings import ZenohSettings
+        from network.zenoh_transport import open_transport
         from tests.serving.client import Client
 
         network = open_transport(ZenohSettings(mode="peer", connect_endpoints=[endpoint]))

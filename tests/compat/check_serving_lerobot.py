@@ -22,10 +22,10 @@ import torch
 from lerobot.policies.factory import get_policy_class
 from safetensors.torch import load_file, save_file
 
+from network.memory_transport import Hub, MemoryTransport
 from serving.assemble import Service, assemble
 from serving.errors import PolicyError
 from serving.manifest import Manifest, ModelSettings, RtcSettings
-from serving.memory_transport import Hub, MemoryTransport
 from serving.policies import lerobot
 from serving.policies.base import Moment, Request, SessionInfo
 from serving.policies.lerobot_policy import LeRobotPolicy

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.transport import Declaration, Publisher, Sample, Transport
+from network.transport import Declaration, Publisher, Sample, Transport
 from serving.wire import features
 from serving.wire.errors import EventCode, HeaderError
 from serving.wire.header import SCHEMA_VERSION, Header, MessageType, unpack

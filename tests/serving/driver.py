@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from network.memory_transport import Hub, MemoryTransport
+from network.transport import Declaration, Sample
 from serving.admission import Rules
 from serving.control import ControlSettings
 from serving.daemon import Daemon, ServiceSettings
-from serving.memory_transport import Hub, MemoryTransport
 from serving.record import Drop, Recorder, RequestRecord
 from serving.session import Session
-from serving.transport import Declaration, Sample
 from serving.wire import features
 from serving.wire.errors import EventCode
 from serving.wire.header import Header, MessageType, unpack

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from network.memory_transport import Hub, MemoryTransport
 from serving.assemble import assemble, service_settings
 from serving.errors import ManifestError, PolicyError, ServingError
 from serving.manifest import Manifest
-from serving.memory_transport import Hub, MemoryTransport
 from serving.wire.messages import SessionAck, SessionOpen, Status, decode, encode
 from tests.serving.commands import free_port
 from tests.serving.factory_policy import SPEC, RampPolicy, leaky, stateful

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from network.errors import TransportError
 from serving.capacity import Figures, capacity, figures, lines, measure, quantile
-from serving.errors import ManifestError, TransportError
+from serving.errors import ManifestError
 from serving.metrics import Metrics
 from serving.record import RequestRecord
 

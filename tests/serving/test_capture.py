@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from network.memory_transport import Hub, MemoryTransport
 from serving.assemble import assemble
 from serving.capture import CaptureWriter
 from serving.capture_log import count_pairs, read_segment, segments
 from serving.errors import ServingError
 from serving.manifest import Manifest
-from serving.memory_transport import Hub, MemoryTransport
 from serving.policies.base import Chunk, SessionInfo
 from serving.record import RequestRecord
 from serving.replay_capture import batches, replay

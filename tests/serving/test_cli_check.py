@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from network.errors import TransportError
 from serving.check import check
-from serving.errors import TransportError
 from serving.findings import Finding, findings_table
 from serving.manifest import Manifest
-from tests.serving.certificates import Authority
+from tests.network.certificates import Authority
 from tests.serving.commands import free_port
 
 FACTORY = "tests.serving.factory_policy:shared"

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from network.zenoh_transport import open_transport
 from serving.overrides import network
 from serving.wire.keys import Keys
-from serving.zenoh_transport import open_transport
 from tests.conftest import real_dataset
 from tests.serving.client import Client
 from tests.serving.commands import Running, free_port, run

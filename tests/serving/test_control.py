@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from network.errors import TransportError
 from serving.control import CONTROL_BODY_MAX, JOBS_MAX, TOKEN_GRACE_S
-from serving.errors import TransportError
 from serving.reply import REASON_MAX
 from serving.session import NO_EPISODE
 from serving.wire import features

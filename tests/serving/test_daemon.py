@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from network.memory_transport import MemoryTransport
 from serving.daemon import STRANGERS_NAMED_MAX, STRANGERS_TOLD_PER_S_MAX
 from serving.log_limit import Allowance, LineLimit
-from serving.memory_transport import MemoryTransport
 from serving.wire import features
 from serving.wire.errors import EventCode, RejectCode
 from serving.wire.header import TAG_BYTES, Header, MessageType

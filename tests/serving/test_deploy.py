@@ -26,7 +26,7 @@ from serving.health import REQUEST_S, HealthServer
 from serving.manifest import Manifest
 from serving.metrics import Metrics
 from serving.router import load_settings, open_router
-from tests.serving.certificates import Authority
+from tests.network.certificates import Authority
 from tests.serving.watched import WAIT_S, DoublingPolicy, Robot, start_daemon
 
 REPO = Path(__file__).resolve().parents[2]

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 from serving.wire.errors import EventCode, RejectCode
 from serving.wire.keys import Keys
 from serving.wire.messages import ActionChunk
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
 from tests.conftest import REAL_DATA
+from tests.network.zenoh_nodes import free_port, until
 from tests.serving.client import Client, Refused, shrink
 from tests.serving.commands import Running
-from tests.serving.zenoh_nodes import free_port, until
 
 ROWS = 20
 STRIDE = 7  # frames between two questions

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.memory_transport import MemoryTransport
+from network.memory_transport import MemoryTransport
 from serving.record import OK
 from serving.reply import answer_header
 from serving.wire.errors import EventCode, RejectCode

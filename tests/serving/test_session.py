@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from serving.errors import TransportError
+from network.errors import TransportError
 from serving.mailbox import Deposit
 from serving.policies.base import SessionInfo
 from serving.session import NO_EPISODE, Agreement, Session

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from network.memory_transport import Hub, MemoryTransport
 from serving.admission import Rules
 from serving.daemon import Daemon, ServiceSettings
-from serving.memory_transport import Hub, MemoryTransport
 from serving.policies.base import Chunk, PolicySpec, Request, SessionInfo
 from serving.record import Recorder
 from serving.wire import features

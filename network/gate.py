@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from serving.errors import TransportError
+from network.errors import TransportError
 
 log = logging.getLogger(__name__)
 

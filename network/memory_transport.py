@@ -13,9 +13,9 @@ from typing import Any
 
 import zenoh
 
-from serving.errors import TransportError
-from serving.gate import Gate
-from serving.transport import Kind, Query, Sample
+from network.errors import TransportError
+from network.gate import Gate
+from network.transport import Kind, Query, Sample
 from serving.wire.limits import DEFAULT_LIMITS
 
 

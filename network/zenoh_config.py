@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.errors import TransportError
-from serving.zenoh_settings import RetrySettings, TlsSettings, ZenohSettings, parse_extra, protocol_of
+from network.errors import TransportError
+from network.zenoh_settings import RetrySettings, TlsSettings, ZenohSettings, parse_extra, protocol_of
 
 if TYPE_CHECKING:
     import zenoh

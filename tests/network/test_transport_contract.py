@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from serving.errors import TransportError
-from serving.gate import ATTACHMENT_BYTES_MAX
-from serving.memory_transport import Hub, MemoryTransport
+from network.errors import TransportError
+from network.gate import ATTACHMENT_BYTES_MAX
+from network.memory_transport import Hub, MemoryTransport
+from network.transport import Transport
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 from serving.router import RouterSettings, open_router
-from serving.transport import Transport
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
-from tests.serving.zenoh_nodes import Bodies, Heard, free_port, until
+from tests.network.zenoh_nodes import Bodies, Heard, free_port, until
 
 BODY_MAX = 16 << 20
 SILENCE_S = 0.25  # long enough to say that nothing comes
@@ -212,7 +212,7 @@ def test_a_callback_that_raises_is_counted_and_called_again(pair, caplog):
         publisher.put(b"%d" % number, b"")
         assert heard.wait(number + 1)
     assert until(lambda: there.drops() == {"callback_error": 25})
-    said = [r for r in caplog.records if r.name == "serving.gate"]
+    said = [r for r in caplog.records if r.name == "network.gate"]
     assert 0 < len(said) <= 4  # the 1st with its traceback, the 1st and 10th as counts
     assert "what a mess" in caplog.text
 

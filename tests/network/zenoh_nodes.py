@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from network.transport import Sample
 from serving.router import RouterSettings
-from serving.transport import Sample
 
 WAIT_S = 10.0
 REPO = Path(__file__).resolve().parents[2]

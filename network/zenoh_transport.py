@@ -17,11 +17,11 @@ from typing import Any
 import zenoh
 from zenoh.handlers import Callback, FifoChannel
 
-from serving.errors import TransportError
-from serving.gate import Gate
-from serving.transport import Kind, Query, Sample
-from serving.zenoh_config import must_connect, node_config, to_zenoh
-from serving.zenoh_settings import ENCRYPTED, ZenohSettings, address_of, protocol_of
+from network.errors import TransportError
+from network.gate import Gate
+from network.transport import Kind, Query, Sample
+from network.zenoh_config import must_connect, node_config, to_zenoh
+from network.zenoh_settings import ENCRYPTED, ZenohSettings, address_of, protocol_of
 
 log = logging.getLogger(__name__)
 

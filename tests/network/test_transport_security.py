@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import TransportError
+from network.errors import TransportError
+from network.transport import Transport
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 from serving.router import RouterSettings, open_router
-from serving.transport import Transport
 from serving.wire.keys import Keys
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
-from tests.serving.certificates import Authority
-from tests.serving.zenoh_nodes import Bodies, Heard, free_port, until
+from tests.network.certificates import Authority
+from tests.network.zenoh_nodes import Bodies, Heard, free_port, until
 
 KEYS = Keys.of("lerobot/pi0_towels", "main", "fold the towel")
 SERVER = "replica-1"

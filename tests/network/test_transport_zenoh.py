@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import pytest
 import zenoh
 
-from serving.errors import TransportError
+from network.errors import TransportError
+from network.transport import Transport
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 from serving.router import RouterSettings, open_router
-from serving.transport import Transport
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
-from tests.serving.zenoh_nodes import REPO, WAIT_S, Bodies, Heard, RouterProcess, free_port, until
+from tests.network.zenoh_nodes import REPO, WAIT_S, Bodies, Heard, RouterProcess, free_port, until
 
 PUT_MAX_S = 0.06
 
@@ -261,8 +261,8 @@ def test_a_peer_finds_its_server_again():
 
 STOPPED_READER = """
 import sys, time
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 transport = open_transport(ZenohSettings(connect_endpoints=[sys.argv[1]], mode=sys.argv[2]))
 transport.subscribe("@t/*/action", lambda sample: print("got", flush=True))
 time.sleep(60)
@@ -304,8 +304,8 @@ def test_a_stopped_reader_holds_up_neither_puts_nor_other_readers(topology):
 
 LEFT_OPEN = """
 import sys, threading, time
-from serving.zenoh_settings import ZenohSettings
-from serving.zenoh_transport import open_transport
+from network.zenoh_settings import ZenohSettings
+from network.zenoh_transport import open_transport
 transport = open_transport(ZenohSettings(connect_endpoints=[sys.argv[1]]))
 transport.subscribe("@t/*/obs", lambda sample: time.sleep(0.01))
 transport.queryable("@t/status", lambda query: (query.reply(b"up"), query.done()))

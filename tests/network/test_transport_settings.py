@@ -12,10 +12,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serving.errors import ManifestError, TransportError
+from network.errors import TransportError
+from network.zenoh_config import node_config, to_zenoh
+from network.zenoh_settings import CONNECT_TRIPLE, LISTEN_PAIR, ZenohSettings
+from serving.errors import ManifestError
 from serving.router import RouterSettings, load_settings, router_config
-from serving.zenoh_config import node_config, to_zenoh
-from serving.zenoh_settings import CONNECT_TRIPLE, LISTEN_PAIR, ZenohSettings
 
 ROUTER = "tcp/localhost:7447"
 ATTEMPT_MS = 1000
@@ -239,7 +240,7 @@ def test_a_router_file_is_read(tmp_path):
 
 def test_settings_load_without_the_network():
     code = (
-        "import sys, serving.zenoh_settings, serving.zenoh_config; "
+        "import sys, network.zenoh_settings, network.zenoh_config; "
         "print([m for m in ('zenoh', 'pyjson5') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

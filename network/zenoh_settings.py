@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serving.refusal import refusal
+from configuration.refusal import refusal
 from serving.wire.limits import DEFAULT_LIMITS
 
 HOST_AND_PORT = ("tcp", "tls", "quic", "udp", "ws")  # protocols whose address is host:port

@@ -1,0 +1,1 @@
+"""The network: Zenoh and its twin in memory."""

@@ -1,0 +1,1 @@
+"""What a person drives a robot with: one file a kind."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edge.compose import MODEL
 from edge.contract import Contract
 from edge.errors import ContractError, LinkError
 from edge.settings import InferenceSettings
@@ -83,10 +84,10 @@ class Link:
                 log.warning("a status that cannot be read was left out: %s", err)
         return found
 
-    def open(self, task: str) -> SessionAck:
+    def open(self, task: str, avoid: str = "") -> SessionAck:
         """A session with the replica that has most room. Raises LinkError (try again) or ContractError (never will).
 
-        Of several replicas the next is asked when one refuses for a reason of its own.
+        Of several replicas the next is asked when one refuses for a reason of its own. `avoid`: the last to be asked.
         """
         self.epoch += 1
         self.heard.back = False
@@ -99,7 +100,7 @@ class Link:
                 "start it, and compare model, revision and task with what `serving status` shows",
             )
         refused: LinkError | None = None
-        for status in _by_room(statuses):
+        for status in _by_room(statuses, avoid):
             try:
                 self._adopt(self._ask(status, task), status)
             except LinkError as err:
@@ -137,7 +138,7 @@ class Link:
 
     def _form(self, status: Status) -> str:
         """Model space is only of use as a prefix."""
-        needs_model = self._settings.rtc.enabled and status.supports_rtc and status.prefix_form != ROBOT
+        needs_model = self._settings.rtc.enabled and status.supports_rtc and status.prefix_form == MODEL
         return BOTH if needs_model else ROBOT
 
     def _adopt(self, ack: SessionAck, status: Status) -> None:
@@ -242,6 +243,11 @@ _REMEDIES: dict[int, str] = {
 }
 
 
-def _by_room(statuses: Sequence[Status]) -> list[Status]:
+def _by_room(statuses: Sequence[Status], avoid: str) -> list[Status]:
     """Replicas, the one with most room first."""
-    return sorted(statuses, key=lambda s: (s.draining, not s.warmed_up, s.server_load, s.busy_share, s.server_id))
+    return sorted(
+        statuses,
+        key=lambda s: (
+            s.draining, bool(avoid) and s.server_id == avoid, not s.warmed_up, s.server_load, s.busy_share, s.server_id
+        ),
+    )  # fmt: skip

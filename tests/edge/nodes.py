@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from edge.robots.base import RobotFeatures
+from edge.settings import InferenceSettings, SafetySettings
 from network.memory_transport import Hub, MemoryTransport
 from network.transport import Transport
 from serving.admission import Rules
@@ -26,8 +28,12 @@ from serving.policies.base import Policy
 from serving.record import Recorder
 from serving.wire.keys import Keys
 from serving.work import PipelineSettings
+from tests.edge.drive import features
 from tests.edge.witness import SERVICE, WitnessPolicy
 from tests.network.zenoh_nodes import REPO, free_port
+
+if TYPE_CHECKING:
+    from edge.engine import Engine
 
 WAIT_S = 60.0  # far above what anything takes, on a machine that others use too
 FACTORY = "tests.edge.witness:witness"
@@ -167,6 +173,38 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         if self.running:
             self.kill()
+
+
+def engine_for(
+    *endpoints: str,
+    dial: Callable[[], Transport] | None = None,
+    fps: float = 30.0,
+    keys: Keys = KEYS,
+    robot: RobotFeatures | None = None,
+    safety: dict[str, Any] | None = None,
+    on_transition: Callable[..., None] | None = None,
+    task: str = "",
+    **inference: Any,
+) -> Engine:
+    """An engine that is not started, for the robot of the witness. `inference`: flags that are not the default."""
+    from edge.engine import Engine
+
+    given = {"zenoh_mode": "peer", "client_uuid": "robot-1", "connect_timeout_s": WAIT_S, **inference}
+    if endpoints:
+        given["connect_endpoint"] = list(endpoints)
+    settings, safe = InferenceSettings(**given), SafetySettings(**(safety or {}))
+    return Engine(settings, safe, robot or features(), keys, fps, task, dial=dial, on_transition=on_transition)
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """Started and not paused; stopped at the end."""
+    engine.start()
+    try:
+        engine.resume()
+        yield engine
+    finally:
+        engine.stop()
 
 
 class MemoryServer:

@@ -37,6 +37,7 @@ class Way:
 
     def __init__(self, rng: random.Random) -> None:
         self.weather = FINE
+        self.change: Callable[[bytes, bytes], tuple[bytes, bytes]] | None = None  # what becomes of each message
         self.passed = self.lost = 0
         self._rng = rng
         self._drop_next = 0
@@ -55,6 +56,8 @@ class Way:
 
     def send(self, body: bytes, attachment: bytes, to: Deliver) -> None:
         """A message, subject to the weather."""
+        if self.change is not None:
+            body, attachment = self.change(body, attachment)
         with self._lock:
             copies = self._copies(body, attachment)
             self.lost += not copies

@@ -1,0 +1,290 @@
+"""A control loop that notes every tick, and what must hold of all of them; for tests and benchmarks of engines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge.robots.base import Reading, RobotFeatures
+from tests.edge.witness import ACTIONS, STATE, Witness, read, session_number
+
+WAIT_S = 60.0
+SHOWN_MAX = 5
+POLICY = "policy"
+PICTURE = np.full((48, 64, 3), 90, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One pass of the control loop."""
+
+    number: int
+    due_s: float  # monotonic, as all times here
+    began_s: float
+    ended_s: float
+    episode: int
+    executed: int  # rows of the policy before this tick
+    action: np.ndarray | None
+    source: str  # of the action; "" when there is none
+    session: int  # that the engine says the action is of
+    row: int
+    state: str  # of the engine, after the tick
+
+    @property
+    def late_s(self) -> float:
+        """How late it began."""
+        return self.began_s - self.due_s
+
+    @property
+    def acts(self) -> bool:
+        """Whether the policy said what was sent."""
+        return self.source == POLICY
+
+
+def features(cameras: Mapping[str, tuple[int, int]] | None = None, **changes: Any) -> RobotFeatures:
+    """The robot that the witness is a policy of."""
+    return RobotFeatures(**{
+        "robot_type": "witness", "state_names": STATE, "action_names": ACTIONS, "cameras": cameras or {}, **changes
+    })  # fmt: skip
+
+
+class Drive(threading.Thread):
+    """A control thread over an engine: notify, get an action, note both, wait for the next tick.
+
+    Jobs given to `do` run in the control thread, between two ticks, as a strategy's calls do.
+    """
+
+    def __init__(
+        self, engine: Any, fps: float = 30.0, *, robot: int = 1, images: Sequence[Mapping[str, np.ndarray]] = ({},),
+        on_tick: Callable[[Tick], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(name="control", daemon=True)
+        self.engine, self.dt_s, self.robot = engine, 1 / fps, robot
+        self.ticks: list[Tick] = []
+        self.seen_s: list[float] = []  # when the observation of each tick was captured
+        self.error: BaseException | None = None
+        self.episode = 0
+        self._images, self._on_tick = images, on_tick
+        self._executed = 0
+        self._jobs: list[Callable[[], None]] = []
+        self._done = threading.Event()
+        self._changed = threading.Condition()
+
+    # --- the test's side -------------------------------------------------------------------------------------------
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Run a job in the control thread; wait until it is done."""
+        done = threading.Event()
+
+        def run() -> None:
+            job()
+            done.set()
+
+        with self._changed:
+            self._jobs.append(run)
+            ended = self._changed.wait_for(lambda: done.is_set() or not self.is_alive(), WAIT_S)
+        assert ended and done.is_set(), self.error
+
+    def reset(self) -> None:
+        """A new episode."""
+
+        def job() -> None:
+            self.engine.reset()
+            self.episode += 1
+
+        self.do(job)
+
+    def until(self, test: Callable[[Tick], bool], timeout_s: float = WAIT_S) -> Tick:
+        """Wait for the next tick that satisfies a test. Ticks before the call do not count."""
+        start = len(self.ticks)
+        found: list[Tick] = []
+
+        def looked() -> bool:
+            nonlocal start
+            while start < len(self.ticks):
+                tick = self.ticks[start]
+                start += 1
+                if test(tick):
+                    found.append(tick)
+                    return True
+            return not self.is_alive()
+
+        with self._changed:
+            in_time = self._changed.wait_for(looked, timeout_s)
+        assert in_time and found, f"never in {timeout_s:g} s; {self.error!r}; last: {self.ticks[-3:]}"
+        return found[0]
+
+    def until_acts(self, number: int = 1, timeout_s: float = WAIT_S) -> Tick:
+        """Wait for so many more actions of the policy."""
+        for _ in range(number):
+            tick = self.until(lambda tick: tick.acts, timeout_s)
+        return tick
+
+    def until_state(self, state: str, timeout_s: float = WAIT_S) -> Tick:
+        """Wait until the engine is in a state at the end of a tick."""
+        return self.until(lambda tick: tick.state == state, timeout_s)
+
+    def end(self) -> None:
+        """Stop the loop, and raise what it raised."""
+        self._done.set()
+        self.join(WAIT_S)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    def __enter__(self) -> Drive:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._done.set()
+        self.join(WAIT_S)
+        if kind is None and self.error is not None:
+            raise self.error
+
+    # --- the control thread ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until told to stop; what is raised is kept in `error`."""
+        try:
+            self._loop()
+        except BaseException as err:  # noqa: BLE001 - a control thread must never raise; the test says so
+            self.error = err
+        with self._changed:
+            self._changed.notify_all()
+
+    def _loop(self) -> None:
+        due_s = time.monotonic()
+        while not self._done.is_set():
+            with self._changed:
+                jobs, self._jobs = self._jobs, []
+            for job in jobs:
+                job()
+            if jobs:
+                due_s = max(due_s, time.monotonic())
+            self._tick(due_s)
+            due_s += self.dt_s
+            left_s = due_s - time.monotonic()
+            if left_s > 0:
+                time.sleep(left_s)
+            elif left_s < -self.dt_s:
+                due_s = time.monotonic()  # ticks that were missed are not made up for
+
+    def _tick(self, due_s: float) -> None:
+        began_s = time.monotonic()
+        number, executed = len(self.ticks), self._executed
+        state = np.array([number, self.episode, self.robot, executed], np.float32)
+        self.seen_s.append(began_s)
+        self.engine.notify_observation(Reading(state, self._images[number % len(self._images)], began_s))
+        action = self.engine.get_action()
+        source, session, row = self._said(action)
+        self._executed += source == POLICY
+        ended_s = time.monotonic()
+        tick = Tick(
+            number, due_s, began_s, ended_s, self.episode, executed, action, source, session, row,
+            str(self.engine.state),
+        )  # fmt: skip
+        with self._changed:
+            self.ticks.append(tick)
+            self._changed.notify_all()
+        if self._on_tick is not None:
+            self._on_tick(tick)
+
+    def _said(self, action: np.ndarray | None) -> tuple[str, int, int]:
+        """Source, session and row of an action, as the engine has them."""
+        if action is None:
+            return "", 0, 0
+        dispatched = getattr(self.engine, "dispatched", None)
+        if dispatched is None:  # an engine that does not say
+            return POLICY, -1, -1
+        if dispatched.origin is None:
+            return dispatched.source, -1, -1
+        return dispatched.source, session_number(dispatched.origin.session_id), dispatched.row
+
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+
+
+def faults(drive: Drive, age_max_s: float = 3.0) -> list[str]:
+    """Everything that was sent and should not have been: foreign, stale, of another episode, at the wrong step."""
+    found = []
+    for tick in drive.ticks:
+        if tick.acts:
+            found += [f"tick {tick.number}: {fault}" for fault in _faults(tick, drive, age_max_s)]
+    return found
+
+
+def _faults(tick: Tick, drive: Drive, age_max_s: float) -> list[str]:
+    assert tick.action is not None
+    try:
+        said = read(tick.action)
+    except AssertionError as err:
+        return [f"foreign: {err}"]
+    found = []
+    if said.robot != drive.robot:
+        found.append(f"made for robot {said.robot}, not {drive.robot}")
+    if said.episode != tick.episode:
+        found.append(f"of episode {said.episode} in {tick.episode}")
+    if said.step != tick.executed:
+        found.append(f"a row for step {said.step} executed at {tick.executed}")
+    if said.tick > tick.number:
+        found.append(f"of tick {said.tick}, which is still to come")
+    elif (age_s := tick.began_s - drive.seen_s[said.tick]) > age_max_s:
+        found.append(f"{age_s:.3f} s old")
+    if tick.session not in (-1, said.session):
+        found.append(f"of session {said.session:x}, the engine says {tick.session:x}")
+    if tick.row not in (-1, said.row):
+        found.append(f"row {said.row}, the engine says {tick.row}")
+    if said.prefix_fault:
+        found.append("its request had a prefix of another step or episode")
+    return found
+
+
+def assert_sound(drive: Drive, age_max_s: float = 3.0) -> None:
+    """No exception, and nothing sent that should not have been."""
+    assert drive.error is None, drive.error
+    wrong = faults(drive, age_max_s)
+    assert not wrong, f"{len(wrong)} of {len(drive.ticks)} ticks: {wrong[:SHOWN_MAX]}"
+
+
+def wrong_steps(ticks: Sequence[Tick]) -> list[int]:
+    """By how many control steps each row of the policy was executed late (negative: early); only wrong ones."""
+    off = [tick.executed - read(tick.action).step for tick in ticks if tick.acts and tick.action is not None]
+    return [steps for steps in off if steps]
+
+
+def witnesses(ticks: Sequence[Tick]) -> list[Witness]:
+    """What the rows that were executed say."""
+    return [read(tick.action) for tick in ticks if tick.acts and tick.action is not None]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time without actions of the policy."""
+
+    from_s: float  # when the first tick without one was due
+    to_s: float  # when the first tick with one began
+    ticks: int
+
+
+def gaps(ticks: Sequence[Tick], end_s: float | None = None) -> list[Gap]:
+    """All gaps after the first action; the last one may still go on, until `end_s`."""
+    found: list[Gap] = []
+    began: Tick | None = None
+    count, acted = 0, False
+    for tick in ticks:
+        if tick.acts:
+            if began is not None:
+                found.append(Gap(began.due_s, tick.began_s, count))
+            began, count, acted = None, 0, True
+        elif acted:
+            began = began or tick
+            count += 1
+    if began is not None:
+        found.append(Gap(began.due_s, end_s if end_s is not None else ticks[-1].ended_s, count))
+    return found

@@ -27,6 +27,38 @@ def vector_stats(values: np.ndarray) -> Stats:
     return stats | dict(zip(QUANTILES, np.quantile(wide, list(QUANTILES.values()), axis=0), strict=True))
 
 
+def picture_counts(picture: np.ndarray) -> np.ndarray:
+    """How often each level occurs in each channel of a picture, thinned out: int64 (channels, levels).
+
+    The picture is uint8 (height, width, 3), or uint16 (height, width) of a depth camera. Counts may be added up.
+    """
+    step = 1 + int((picture.shape[0] * picture.shape[1] / PICTURE_PIXELS_MAX) ** 0.5 - 1e-9)
+    thin = picture[::step, ::step].reshape(-1, 1 if picture.ndim == 2 else picture.shape[2])
+    levels = int(np.iinfo(picture.dtype).max) + 1
+    return np.stack([np.bincount(thin[:, channel], minlength=levels) for channel in range(thin.shape[1])])
+
+
+def picture_stats(counts: np.ndarray, pictures: int, scale: float = COLOUR_MAX) -> Stats:
+    """Statistics per channel from added up counts: arrays of shape (channels, 1, 1)."""
+    levels = np.arange(counts.shape[1]) / scale
+    total = counts.sum(axis=1)
+    mean = counts @ levels / total
+    cumulated = counts.cumsum(axis=1)
+
+    def level(share: float) -> np.ndarray:
+        return levels[(cumulated >= share * total[:, None]).argmax(axis=1)]
+
+    stats = {
+        "min": levels[(counts > 0).argmax(axis=1)],
+        "max": levels[counts.shape[1] - 1 - (counts[:, ::-1] > 0).argmax(axis=1)],
+        "mean": mean,
+        "std": np.sqrt(np.maximum(counts @ levels**2 / total - mean**2, 0.0)),
+    }
+    stats |= {name: level(share) for name, share in QUANTILES.items()}
+    shaped = {name: value.reshape(-1, 1, 1) for name, value in stats.items()}
+    return shaped | {"count": np.array([pictures], dtype=np.int64)}
+
+
 class PictureStats:
     """Statistics per channel of a stream of pictures, from histograms: exact for 8-bit colours, in 0..1."""
 
@@ -41,36 +73,15 @@ class PictureStats:
         if (self._seen - 1) % self._every:
             return
         self._taken += 1
-        step = 1 + int((picture.shape[0] * picture.shape[1] / PICTURE_PIXELS_MAX) ** 0.5 - 1e-9)
-        thin = picture[::step, ::step].reshape(-1, 1 if picture.ndim == 2 else picture.shape[2])
-        levels = int(np.iinfo(picture.dtype).max) + 1
-        if self._counts is None:
-            self._counts = np.zeros((thin.shape[1], levels), np.int64)
-            self._scale = COLOUR_MAX if picture.dtype == np.uint8 else 1.0
-        for channel in range(thin.shape[1]):
-            self._counts[channel] += np.bincount(thin[:, channel], minlength=levels)
+        self._scale = COLOUR_MAX if picture.dtype == np.uint8 else 1.0
+        counts = picture_counts(picture)
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def result(self) -> Stats:
         """Arrays of shape (channels, 1, 1)."""
         if self._counts is None:
             raise ValueError("statistics of no picture")
-        counts, levels = self._counts, np.arange(self._counts.shape[1]) / self._scale
-        total = counts.sum(axis=1)
-        mean = counts @ levels / total
-        cumulated = counts.cumsum(axis=1)
-
-        def level(share: float) -> np.ndarray:
-            return levels[(cumulated >= share * total[:, None]).argmax(axis=1)]
-
-        stats = {
-            "min": levels[(counts > 0).argmax(axis=1)],
-            "max": levels[counts.shape[1] - 1 - (counts[:, ::-1] > 0).argmax(axis=1)],
-            "mean": mean,
-            "std": np.sqrt(np.maximum(counts @ levels**2 / total - mean**2, 0.0)),
-        }
-        stats |= {name: level(share) for name, share in QUANTILES.items()}
-        shaped = {name: value.reshape(-1, 1, 1) for name, value in stats.items()}
-        return shaped | {"count": np.array([self._taken], dtype=np.int64)}
+        return picture_stats(self._counts, self._taken, self._scale)
 
 
 def merge_stats(a: Mapping[str, Stats], b: Mapping[str, Stats]) -> dict[str, Stats]:

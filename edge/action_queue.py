@@ -30,7 +30,7 @@ class Origin:
     inference_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """Actions for the steps from `first_step` on. Its arrays are not written to afterwards, by nobody."""
 
@@ -45,7 +45,7 @@ class Chunk:
         return self.first_step + len(self.robot)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """An action to execute now."""
 
@@ -55,7 +55,7 @@ class Row:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """The queue at one moment, and the rows from some step on; None when there are none."""
 

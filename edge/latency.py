@@ -43,10 +43,10 @@ class LatencyWindow:
         if not ordered:
             return 0.0
         last = len(ordered) - 1
-        rank = math.floor(min(1.0, max(0.0, q)) * last)
-        if 1 < len(ordered) < FEW and rank == last - 1:
-            return min(ordered[last], FEW_FACTOR * ordered[last // 2])
-        return ordered[rank]
+        said = ordered[math.floor(min(1.0, max(0.0, q)) * last)]
+        if len(ordered) < FEW and q * len(ordered) > last:  # no other sample has the share below it
+            said = max(said, min(ordered[last], FEW_FACTOR * ordered[last // 2]))
+        return said
 
     @property
     def count(self) -> int:

@@ -51,11 +51,8 @@ class Comparison:
     def line(self) -> str:
         """In one line: `392 of 392 steps as recorded (393 frames)`."""
         same = f"{self.equal} of {self.steps} steps as recorded ({self.recorded} frames)"
-        return (
-            same
-            if self.equal == self.steps
-            else f"{same}; off by {self.mean:.4g} on average, {self.max:.4g} most, {self.worst}"
-        )
+        off = f"; off by {self.mean:.4g} on average, {self.max:.4g} most, {self.worst}"
+        return same if self.equal == self.steps else same + off
 
 
 class Comparer:

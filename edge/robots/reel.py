@@ -78,7 +78,7 @@ class Reel:
                         return
                 if not self._loop:
                     break
-        except Exception as err:  # told to whoever waits for the picture
+        except Exception as err:  # noqa: BLE001 told to whoever waits for the picture
             self._finish(at, err)
         else:
             self._finish(at, None)

@@ -38,9 +38,8 @@ def make_robot(kind: str, options: Mapping[str, Any]) -> Robot:
     `module:function`.
     """
     if not kind:
-        raise SettingsError(
-            "want a robot", "none", f"say {FLAG}type={'|'.join(ROBOTS)}, a LeRobot type, or module:function"
-        )
+        remedy = f"say {FLAG}type={'|'.join(ROBOTS)}, a LeRobot type, or module:function"
+        raise SettingsError("want a robot", "none", remedy)
     if kind in ROBOTS:
         settings: Any = checked(robot_settings(kind), options, FLAG)  # type: ignore[type-var]
         if kind == "dataset":

@@ -87,15 +87,17 @@ class Served:
         rules: dict[str, Any] | None = None,
         control: dict[str, Any] | None = None,
         listeners: tuple[Callable[..., None], ...] = (),
+        hub: Hub | None = None,
+        server_id: str = SERVER,
         **pipeline: Any,
     ) -> None:
-        self.policy, self.hub, self.seen = policy, Hub(), Seen()
+        self.policy, self.hub, self.seen = policy, hub or Hub(), Seen()
         settings = ServiceSettings(
             KEYS,
             Rules(policy.spec, **{"trained_fps": 30.0, "sessions_max": sessions_max, **(rules or {})}),
             PipelineSettings(**{"batch_max": policy.spec.batch_max, "default_task": "stack", **pipeline}),
             ControlSettings(**(control or {})),
-            server_id=SERVER,
+            server_id=server_id,
         )
         self.transport = MemoryTransport(self.hub)
         self.daemon = Daemon(policy, self.transport, settings, Recorder(*listeners, self.seen.note))

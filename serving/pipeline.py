@@ -2,6 +2,9 @@
 
 A request is taken from its mailbox only when the policy will soon want it, so that a newer observation can still take
 its place. Its session has its turn from then until the answer is out; no session has two requests under way.
+
+A robot that is alone has nobody to share with: the policy's thread then does all of it by itself, which saves the
+waking of two more threads. From the second session on each kind of work is done by its own threads.
 """
 
 from __future__ import annotations
@@ -9,11 +12,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from serving.decode import buffer_left_s, check_task, decode_request
 from serving.errors import PredictError
+from serving.jobs import Jobs
 from serving.log_limit import LineLimit
 from serving.pictures import Helpers
 from serving.policies.base import Policy
@@ -49,7 +52,7 @@ class Pipeline:
         self.policy, self.registry, self.settings = policy, registry, settings
         self._record, self._load = recorder, load
         self._scheduler = Scheduler()
-        lock, finish_lock = threading.RLock(), threading.RLock()
+        lock = threading.RLock()
         self._wake = threading.Condition(lock)  # something is done: for who waits for the end
         self._to_decode = threading.Condition(lock)  # each kind of thread is woken by itself, and for what is its own:
         self._to_predict = threading.Condition(lock)  # a thread woken in vain costs the others as much as a real one
@@ -58,13 +61,11 @@ class Pipeline:
         self._under_way = 0  # taken, not yet predicted
         self._decoding = 0
         self._prepared: list[Work] = []
-        self._finish: deque[Work | Callable[[], None]] = deque()
-        self._finish_wake = threading.Condition(finish_lock)  # something is done
-        self._to_finish = threading.Condition(finish_lock)
-        self._finishing = 0
+        self._policy_idle = False  # its thread has looked around and found nothing to do
+        self._finish = Jobs(settings.finish_threads, "serving-finish")
+        self._notices = threading.Lock()  # guards the count of each session
         self._batches = 0
         self._stopping = False
-        self._nothing_comes = False  # to the finish pool any more
         self._threads: list[threading.Thread] = []
         self._helpers = Helpers(settings.decode_threads - 1)
         self.heartbeat_s = time.monotonic()  # of the policy's thread
@@ -77,19 +78,17 @@ class Pipeline:
         """Start all threads."""
         jobs = [("policy", self._policy_thread)]
         jobs += [(f"decode-{i}", self._decode_thread) for i in range(self.settings.decode_threads)]
-        jobs += [(f"finish-{i}", self._finish_thread) for i in range(self.settings.finish_threads)]
         self._threads = [threading.Thread(target=run, name=f"serving-{name}", daemon=True) for name, run in jobs]
         for thread in self._threads:
             thread.start()
+        self._finish.start()
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until what is under way or lies in a mailbox is answered; False when that takes too long."""
         end_s = time.monotonic() + timeout_s
         with self._wake:
             done = self._wake.wait_for(lambda: not (self._waiting or self._under_way), timeout_s)
-        with self._finish_wake:
-            left_s = max(0.0, end_s - time.monotonic())
-            return self._finish_wake.wait_for(lambda: not (self._finish or self._finishing), left_s) and done
+        return self._finish.drain(max(0.0, end_s - time.monotonic())) and done
 
     def stop(self, timeout_s: float) -> bool:
         """End all threads after what they are at; False when one does not. Twice is once."""
@@ -98,21 +97,16 @@ class Pipeline:
             self._stopping = True
             for condition in (self._wake, self._to_decode, self._to_predict):
                 condition.notify_all()
-        finishers = self.settings.finish_threads
-        for thread in self._threads[:-finishers]:
+        for thread in self._threads:
             thread.join(max(0.0, end_s - time.monotonic()))
-        with self._finish_wake:
-            self._nothing_comes = True
-            self._to_finish.notify_all()
-        for thread in self._threads[-finishers:]:
-            thread.join(max(0.0, end_s - time.monotonic()))
+        finished = self._finish.stop(max(0.0, end_s - time.monotonic()))
         self._helpers.close()
-        return not any(thread.is_alive() for thread in self._threads)
+        return finished and not any(thread.is_alive() for thread in self._threads)
 
     @property
     def alive(self) -> bool:
         """Whether every thread still runs."""
-        return all(thread.is_alive() for thread in self._threads)
+        return all(thread.is_alive() for thread in self._threads) and self._finish.alive
 
     # --- network side ----------------------------------------------------------------------------------------------
 
@@ -126,7 +120,12 @@ class Pipeline:
         with self._wake:
             self._waiting[session.session_id] = session
             self._deadlines[session.session_id] = deadline_s
-            self._to_decode.notify()
+            (self._to_predict if self._policy_idle and self._alone else self._to_decode).notify()
+
+    @property
+    def _alone(self) -> bool:
+        """Whether there is one session: while its robot is served, nobody waits who would gain from other threads."""
+        return len(self.registry) == 1
 
     def end_session(self, session: Session, why: str | None) -> None:
         """Close a session, telling the robot why; what is under way ends unheard."""
@@ -145,7 +144,7 @@ class Pipeline:
         """Tell a robot why, where it understands events; from the finish pool, so from any thread."""
         if features.EVENTS not in session.agreed:
             return
-        with self._finish_wake:
+        with self._notices:
             if session.notices >= NOTICES_MAX:
                 return
             session.notices += 1
@@ -161,18 +160,22 @@ class Pipeline:
                 if self._stopping:
                     return
                 self._decoding += 1
-            work = None
-            try:
-                work = self._prepare(session)
-            finally:
-                with self._wake:
-                    self._decoding -= 1
-                    if work is None:
-                        self._under_way -= 1
-                    else:
-                        self._prepared.append(work)
-                    self._to_predict.notify()
-                    self._wake.notify_all()
+            self._decode(session)
+
+    def _decode(self, session: Session) -> None:
+        """Have the policy's thread find the observation of a session that was admitted; it is one of `_decoding`."""
+        work = None
+        try:
+            work = self._prepare(session)
+        finally:
+            with self._wake:
+                self._decoding -= 1
+                if work is None:
+                    self._under_way -= 1
+                else:
+                    self._prepared.append(work)
+                self._to_predict.notify()
+                self._wake.notify_all()
 
     def _admit(self) -> Session | None:
         """The next session whose observation is worth decoding now; its turn is taken. Under `_wake`."""
@@ -230,36 +233,49 @@ class Pipeline:
     # --- the policy's thread ---------------------------------------------------------------------------------------
 
     def _policy_thread(self) -> None:
-        while True:
+        while (job := self._next_job()) is not None:
+            if isinstance(job, Session):
+                self._decode(job)
+                continue
+            self._predict(job)
             with self._wake:
-                batch = self._next_batch()
-                if not batch:
-                    return
-            self._predict(batch)
-            with self._wake:
-                self._under_way -= len(batch)
+                self._under_way -= len(job)
                 if self._waiting:
-                    self._to_decode.notify(len(batch))
+                    self._to_decode.notify(len(job))
                 self._wake.notify_all()
 
-    def _next_batch(self) -> list[Work]:
-        """Wait for work; [] to stop. Under `_wake`."""
-        while True:
-            self.heartbeat_s = time.monotonic()
-            if self._prepared:
-                first = self._prepared[0]
-                batch = [w for w in self._prepared if w.kind == first.kind][: self.settings.batch_max]
-                wait_s = first.since_s + self.settings.max_wait_s - self.heartbeat_s
-                # others that are being decoded may share the batch: worth a short wait, but a lone robot never waits
-                if len(batch) == self.settings.batch_max or not self._decoding or wait_s <= 0:
-                    chosen = set(map(id, batch))
-                    self._prepared = [w for w in self._prepared if id(w) not in chosen]
-                    return batch
-                self._to_predict.wait(wait_s)
-            elif self._stopping and not self._decoding:
-                return []
-            else:
-                self._to_predict.wait(TICK_S)
+    def _next_job(self) -> list[Work] | Session | None:
+        """Wait for a batch to predict, or for a lone robot's observation to decode; None to stop."""
+        with self._wake:
+            while True:
+                self.heartbeat_s = time.monotonic()
+                if self._prepared:
+                    first = self._prepared[0]
+                    batch = [w for w in self._prepared if w.kind == first.kind][: self.settings.batch_max]
+                    wait_s = first.since_s + self.settings.max_wait_s - self.heartbeat_s
+                    # others that are being decoded may share the batch: worth a short wait; a lone robot never waits
+                    if len(batch) == self.settings.batch_max or not self._decoding or wait_s <= 0:
+                        chosen = set(map(id, batch))
+                        self._prepared = [w for w in self._prepared if id(w) not in chosen]
+                        return batch
+                    self._to_predict.wait(wait_s)
+                elif self._decoding:
+                    self._to_predict.wait(TICK_S)
+                elif self._stopping:
+                    return None
+                elif self._alone and (session := self._admit()):
+                    self._decoding += 1
+                    return session
+                else:
+                    self._idle()
+
+    def _idle(self) -> None:
+        """Wait until something comes. Under `_wake`."""
+        if self._waiting:  # another robot has come since this thread was told to take it
+            self._to_decode.notify()
+        self._policy_idle = True
+        self._to_predict.wait(TICK_S)
+        self._policy_idle = False
 
     def _predict(self, batch: list[Work]) -> None:
         """Answer a batch. One that fails as a whole is asked again one by one, so that only the guilty get nothing."""
@@ -286,7 +302,7 @@ class Pipeline:
             for work in batch:
                 work.record.stages_s["predict"] = now_s - started_s
                 work.prepared = None
-                self.later(work)
+                self._answer_soon(work)
         elif len(batch) > 1:
             for work in batch:
                 self._predict([work])
@@ -313,29 +329,13 @@ class Pipeline:
 
     # --- finish pool -----------------------------------------------------------------------------------------------
 
-    def later(self, job: Work | Callable[[], None]) -> None:
-        """Finish a request, or do something else for which network threads have no time."""
-        with self._finish_wake:
-            self._finish.append(job)
-            self._to_finish.notify()
+    def later(self, job: Callable[[], object]) -> None:
+        """Do something for which network threads have no time."""
+        self._finish.later(job)
 
-    def _finish_thread(self) -> None:
-        while True:
-            with self._finish_wake:
-                while not self._finish:
-                    if self._nothing_comes:
-                        return
-                    self._to_finish.wait(TICK_S)
-                job = self._finish.popleft()
-                self._finishing += 1
-            try:
-                self._answer(job) if isinstance(job, Work) else job()
-            except Exception:
-                log.exception("an answer could not be sent")
-            finally:
-                with self._finish_wake:
-                    self._finishing -= 1
-                    self._finish_wake.notify_all()
+    def _answer_soon(self, work: Work) -> None:
+        do = self._finish.now if self._alone else self._finish.later
+        do(lambda: self._answer(work))
 
     def _answer(self, work: Work) -> None:
         session, record = work.session, work.record
@@ -381,7 +381,7 @@ class Pipeline:
             session.close()
 
     def _notify(self, session: Session, code: EventCode, reason: str, header: Header | None) -> None:
-        with self._finish_wake:
+        with self._notices:
             session.notices -= 1
         self._publish_event(session, code, reason, header)
 

@@ -718,8 +718,7 @@ def test_a_request_whose_session_ends_is_not_counted_as_answered(serve):
     assert robot.close().outcome == "closed"
     served.seen.until(lambda: served.seen.drops["session_closed"])
     served.control_idle()
-    with served.daemon.pipeline._finish_wake:
-        assert served.daemon.pipeline._finish_wake.wait_for(lambda: not served.daemon.pipeline._finish, WAIT_S)
+    assert served.daemon.pipeline._finish.drain(WAIT_S)
     gate.open()
     record = served.seen.record("ann", 1)
     assert record.error_code == "session_closed" and record.reply_body == b"" and record.chunk_rows == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.control import TOKEN_GRACE_S
+from serving.pipeline import Pipeline
 from serving.wire.errors import EventCode, RejectCode
 from serving.wire.messages import ActionChunk, SessionAck
 from tests.serving.driver import KEYS, Robot
@@ -85,8 +86,9 @@ def test_a_robot_has_a_session_at_every_moment_of_a_new_handshake(serve):
     assert wrong == []
 
 
-def test_what_an_old_session_left_does_not_reach_an_exclusive_policy_after_the_new_one_began(serve):
+def test_what_an_old_session_left_does_not_reach_an_exclusive_policy_after_the_new_one_began(serve, monkeypatch):
     """The old request is prepared late: the policy has forgotten and begun anew by then."""
+    monkeypatch.setattr(Pipeline, "_alone", False)  # so that the policy's thread does not prepare it itself
     policy = MockPolicy(shared=False)
     served = serve(policy)
     robot = served.robot("ann")
@@ -103,6 +105,21 @@ def test_what_an_old_session_left_does_not_reach_an_exclusive_policy_after_the_n
         ("reset", ""), ("predict", "ann"), ("predict", "ann"),
     ]  # fmt: skip
     assert [float(batch[0].model[0, 0]) for batch in policy.batches] == [2.0, 3.0]
+
+
+def test_what_an_old_session_left_is_refused_where_the_policys_thread_prepares_it_itself(serve):
+    policy = MockPolicy(shared=False)
+    served = serve(policy)
+    robot = served.robot("ann")
+    gate = policy.gate("prepare")
+    robot.send(1)
+    gate.wait()
+    assert robot.open(resume_token=robot.ack.resume_token).accepted
+    robot.send(2)
+    gate.open()
+    np.testing.assert_array_equal(robot.chunk(2), actions(2))
+    assert served.seen.record("ann", 1).error_code == "session_closed"
+    assert [float(batch[0].model[0, 0]) for batch in policy.batches] == [2.0]
 
 
 # --- collection ------------------------------------------------------------------------------------------------------

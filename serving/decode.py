@@ -19,7 +19,7 @@ from serving.wire.messages import Observation
 from serving.wire.structure import check_structure
 from serving.wire.tensors import Tensor, check_finite, decode_tensor
 
-HELPED_PIXELS_MIN = 100_000  # smaller pictures are decoded sooner than handed to another thread
+HELPED_PIXELS_MIN = 40_000  # smaller pictures are decoded sooner than handed to another thread
 
 
 class _Urgency(msgspec.Struct):

@@ -103,3 +103,30 @@ print([m for m in {HEAVY!r} if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+NOT_ON_ROBOTS = ("torch", "lerobot", "prefect", "pyarrow", "av", "zenoh", "gymnasium", "rerun", "cv2", "PIL")
+IMPORT_MIB_MAX = 70
+
+
+def test_the_robots_command_is_light():
+    code = f"""
+import resource, sys
+import edge.cli
+print([m for m in {NOT_ON_ROBOTS!r} if m in sys.modules])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded, mib = done.stdout.strip().splitlines()
+    assert loaded == "[]"
+    assert int(mib) <= IMPORT_MIB_MAX
+
+
+def test_the_engine_needs_numpy_and_the_network_only():
+    code = """
+import sys
+import edge.engine, network.memory_transport
+print([m for m in ("torch", "lerobot", "pyarrow", "av", "cv2", "PIL", "gymnasium") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -100,7 +100,7 @@ def limit(limits: Limits, action: np.ndarray, last: np.ndarray | None) -> tuple[
     if limits.has_range:
         near = np.minimum(np.maximum(near, limits.low), limits.high)
     if limits.has_step and last is not None:
-        near = np.minimum(np.maximum(near, last - limits.step), last + limits.step)
+        near = np.fmin(np.fmax(near, last - limits.step), last + limits.step)  # a `last` that is NaN limits nothing
     if near is action:
         return action, ()
     changed = (near != action).nonzero()[0]

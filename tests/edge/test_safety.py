@@ -146,6 +146,14 @@ def test_what_is_beyond_a_limit_goes_to_it(action, last, near, given_way):
     assert found.dtype == np.float32 and action.tolist() == before.tolist()
 
 
+def test_what_was_sent_last_may_be_unknown_for_a_joint():
+    """A robot that reports rubbish as sent must not get rubbish back."""
+    near, joints = limit(
+        limits(range={"pan": (-10, 10)}, step_max={"pan": 2, "lift": 2}), f32(11, 9, 3), f32(np.nan, 2, 3)
+    )
+    assert near.tolist() == [10, 4, 3] and joints == (0, 1)
+
+
 NUMBERS = st.floats(-1e4, 1e4, width=32)
 THREE = st.tuples(NUMBERS, NUMBERS, NUMBERS)
 

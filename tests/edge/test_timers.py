@@ -101,6 +101,11 @@ def test_the_delay_counts_steps_begun(latency_s, steps):
     assert delay_steps(TIMING, window(latency_s), 5.0) == steps
 
 
+def test_a_delay_of_whole_steps_is_not_one_more_for_rounding():
+    assert 3 * 0.1 / 0.1 > 3
+    assert delay_steps(replace(TIMING, dt_s=0.1), window(3 * 0.1), 5.0) == 3
+
+
 def test_one_slow_answer_does_not_hold_the_delay_for_the_run():
     made = window(0.15, 20)
     made.add(5.0, 2.0)

@@ -1,4 +1,4 @@
-"""What a recording is, written beside it once, so that whoever comes later can finish it; and what is said of it after."""
+"""What a recording is, written beside it once, so that anybody can finish it; and what the dataset says of it later."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Engine:
         self._link: Link | None = None
         self._worker: Worker | None = None
         self._stopped = False
-        self._moved = False  # whether an action was returned since the start
+        self._moved = False  # whether an action was returned in this episode
         self._stand: np.ndarray | None = None  # where the robot was seen last, as an action
         self.dispatched: Dispatched | None = None
         self._dispatched_task = ""
@@ -164,7 +164,7 @@ class Engine:
             desk.queue.clear()
             desk.slot.clear()
             desk.starved_since_s, desk.last = None, None
-        self._stand, self.dispatched = None, None
+        self._stand, self.dispatched, self._moved = None, None, False
         self._wake()
 
     def stop(self) -> None:

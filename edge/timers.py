@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge.latency import LatencyWindow
 
-USUAL, LONGEST = 0.95, 0.99  # percentiles that answers are planned for, and taken for lost after
+MIDDLE, USUAL, LONGEST = 0.5, 0.95, 0.99  # percentiles that answers are planned for, and taken for lost after
 
 RESEND_FACTOR = 1.5  # of the longest: later than this, an answer is taken for lost
 RESEND_MARGIN_S = 0.020  # beside one control step: what threads and networks jitter
@@ -39,8 +39,12 @@ def request_left_s(timing: Timing, window: LatencyWindow, now_s: float, chunk_ro
 
 
 def resend_after_s(timing: Timing, window: LatencyWindow, now_s: float, attempt: int) -> float:
-    """How long try number `attempt` (from 0) waits for its answer before the next one is sent."""
-    most_s = min(timing.degraded_after_s, timing.request_timeout_s)
+    """How long try number `attempt` (from 0) waits for its answer before the next one is sent.
+
+    At most `degraded_after_s`, but where half of all answers take that long, it is no sign of a loss.
+    """
+    usual_s = RESEND_FACTOR * window.percentile(MIDDLE, now_s)
+    most_s = min(max(timing.degraded_after_s, usual_s), timing.request_timeout_s)
     if not window.count:
         return most_s
     first_s = max(RESEND_FACTOR * window.percentile(LONGEST, now_s), RESEND_MARGIN_S + timing.dt_s)

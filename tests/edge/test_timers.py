@@ -112,3 +112,13 @@ def test_one_slow_answer_does_not_hold_the_delay_for_the_run():
     assert delay_steps(TIMING, made, 2.0) == 5
     assert request_left_s(TIMING, made, 2.0, 50) == pytest.approx(0.15 + DT_S + 0.5)
     assert resend_after_s(TIMING, made, 2.0, 0) == pytest.approx(0.225)
+
+
+def test_a_server_that_is_always_slow_is_not_asked_twice_for_every_answer():
+    window = LatencyWindow()
+    for i in range(20):
+        window.add(2.0, float(i))
+    timing = Timing(dt_s=1 / 30, buffer_time_s=0.5, degraded_after_s=1.0, request_timeout_s=5.0)
+    assert resend_after_s(timing, window, 20.0, 0) == pytest.approx(3.0)
+    window.add(60.0, 20.0)  # one outlier changes nothing
+    assert resend_after_s(timing, window, 21.0, 0) == pytest.approx(3.0)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,15 +23,14 @@ from edge.robots.base import Reading, RobotFeatures
 from edge.robots.comparison import Comparer, Comparison
 from edge.robots.factory import check_action
 from edge.robots.options import Options
-from edge.robots.reel import Reel, told
+from edge.robots.recorded_episode import download, frames_of, open_recording, rows_of, size_of, value_names
+from edge.robots.reel import Reel
 
 if TYPE_CHECKING:
     from tasks.dataset.episode import Episode
     from tasks.dataset.layout import Dataset
 
 log = logging.getLogger(__name__)
-
-EXTRA = "pip install 'cuebook[replay]'"
 
 
 class DatasetOptions(Options):
@@ -72,7 +69,11 @@ class DatasetRobot:
     def __init__(self, options: DatasetOptions) -> None:
         """Raises RobotError on what cannot be played."""
         self.options = options
-        self._dataset, self._episode = _open(options)
+        root = options.root
+        if root is None:
+            assert options.repo_id is not None  # checked with the options
+            root = download(options.repo_id, options.revision)
+        self._dataset, self._episode = open_recording(root, options.episode)
         self._keys = _cameras(self._dataset, options)
         self.features = _features(self._dataset, self._episode, options, self._keys)
         self._reels: dict[str, Reel] = {}
@@ -102,11 +103,11 @@ class DatasetRobot:
     def connect(self) -> None:
         """Read the episode's rows and decode its first pictures. Raises RobotError."""
         self._states, self._actions = (
-            _rows(self._dataset, self._episode, key) for key in (self.options.state_key, self.options.action_key)
+            rows_of(self._dataset, self._episode, key) for key in (self.options.state_key, self.options.action_key)
         )
         self._comparer = Comparer(self.features.action_names, self._actions, self.options.tolerance)
         self._reels = {
-            name: Reel(name, _frames(self._dataset, self._episode, key), loop=self.options.loop)
+            name: Reel(name, frames_of(self._dataset, self._episode, key), loop=self.options.loop)
             for name, key in self._keys.items()
         }
         self._open = True
@@ -190,30 +191,6 @@ class DatasetRobot:
             comparer.begin()
 
 
-def _open(options: DatasetOptions) -> tuple[Dataset, Episode]:
-    try:
-        from tasks.dataset.layout import open_dataset
-        from tasks.errors import AnnotateError
-
-        try:
-            dataset = open_dataset(_root(options))
-            (episode,) = dataset.episodes([options.episode])
-            return dataset, episode
-        except AnnotateError as err:
-            raise RobotError(*told(err, "want a recording that can be played")) from err
-    except ImportError as err:
-        raise RobotError("want what reads datasets", f"no module {err.name}", EXTRA) from err
-
-
-def _root(options: DatasetOptions) -> Path:
-    if options.root is not None:
-        return options.root
-    from tasks.dataset.hub import download
-
-    assert options.repo_id is not None  # checked with the options
-    return download(options.repo_id, options.revision)
-
-
 def _cameras(dataset: Dataset, options: DatasetOptions) -> dict[str, str]:
     """Robot's own camera name -> column. Raises RobotError for a camera that the dataset lacks."""
     known = {key.removeprefix(CAMERA_PREFIX): key for key in (*dataset.cameras, *dataset.image_cameras)}
@@ -237,79 +214,8 @@ def _features(dataset: Dataset, episode: Episode, options: DatasetOptions, camer
     info = dataset.info
     return RobotFeatures(
         robot_type=str(info.raw.get("robot_type") or "recording"),
-        state_names=_names(dataset, options.state_key, "state_key"),
-        action_names=_names(dataset, options.action_key, "action_key"),
-        cameras={name: _size(dataset, episode, key) for name, key in cameras.items()},
+        state_names=value_names(dataset, options.state_key, "--robot.state_key"),
+        action_names=value_names(dataset, options.action_key, "--robot.action_key"),
+        cameras={name: size_of(dataset, episode, key) for name, key in cameras.items()},
         fps=info.fps,
     )
-
-
-def _names(dataset: Dataset, key: str, option: str) -> tuple[str, ...]:
-    """Names of a column's values; numbered ones where the dataset has none. Raises RobotError for a missing column."""
-    feature = dataset.info.features.get(key)
-    if feature is None:
-        have = ", ".join(dataset.info.features)
-        remedy = nearest(key, list(dataset.info.features)) or f"it has {have}"
-        raise RobotError(f"want column {key} in the recording", "none", f"set --robot.{option}: {remedy}")
-    names = tuple(dataset.feature_names(key))
-    return names or tuple(f"{key.rpartition('.')[2]}_{i}" for i in range(int(np.prod(feature.get("shape") or [1]))))
-
-
-def _size(dataset: Dataset, episode: Episode, key: str) -> tuple[int, int]:
-    """(height, width) of a camera, from the recording's own description, else from its first picture."""
-    from tasks.dataset.info import camera_size
-
-    width, height = camera_size(dataset.info.features[key])
-    if width > 0 and height > 0:
-        return height, width
-    try:
-        return next(_frames(dataset, episode, key)()).shape[:2]
-    except Exception as err:
-        raise RobotError(*told(err, f"want a picture of camera {key}")) from err
-
-
-def _rows(dataset: Dataset, episode: Episode, key: str) -> np.ndarray:
-    """A column of the episode, float32 (frames, values): as the replay policy has it. Raises RobotError."""
-    from tasks.errors import AnnotateError
-
-    try:
-        rows = np.array(dataset.columns(episode, [key])[key], np.float32).reshape(episode.frames, -1)
-    except AnnotateError as err:
-        raise RobotError(*told(err, f"want column {key}")) from err
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        got = f"NaN or infinity in frame {bad[0]} of episode {episode.episode_index}"
-        raise RobotError(f"want finite numbers in {key}", got, "choose another with --robot.episode")
-    rows.flags.writeable = False
-    return rows
-
-
-def _frames(dataset: Dataset, episode: Episode, key: str) -> Any:
-    """What decodes one pass of a camera."""
-    return partial(_stored_frames if key in dataset.image_cameras else _video_frames, episode, key)
-
-
-def _video_frames(episode: Episode, key: str) -> Iterator[np.ndarray]:
-    from tasks.dataset.clip import in_order
-    from tasks.dataset.video import Clip, Scaler
-
-    ref = episode.videos[key]
-    clip = Clip(ref.path, ref.from_s + episode.start_s, ref.from_s + episode.end_s, episode.fps)
-    scaler = Scaler()
-    for _, frame in in_order(clip.read([ref.from_s + time_s for time_s in episode.times])):
-        yield scaler.rgb(frame, frame.width, frame.height)
-
-
-def _stored_frames(episode: Episode, key: str) -> Iterator[np.ndarray]:
-    """Pictures that lie inside the data shard, as LeRobot stores cameras without video."""
-    import io
-
-    from PIL import Image
-
-    from tasks.dataset.shards import episode_column
-
-    column = episode_column(episode, key)
-    if column is None:
-        raise RobotError(f"want column {key} in {episode.data_path}", "none", "download the whole dataset")
-    for row in column:
-        yield np.array(Image.open(io.BytesIO(row["bytes"].as_py())).convert("RGB"))

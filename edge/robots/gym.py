@@ -245,10 +245,12 @@ def _make(options: GymOptions) -> Any:
     try:
         return gymnasium.make(options.env, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as err:
-        remedy = nearest(options.env, list(gymnasium.registry)) or f"install its package, or say module:{options.env}"
-        raise RobotError(
-            "want an environment that is registered in --robot.env", f"{options.env}: {err}", remedy
-        ) from err
+        near = nearest(
+            options.env, [name for name in gymnasium.registry if _namespace(name) == _namespace(options.env)]
+        )
+        remedy = near or f"install its package, or say module:{options.env}"
+        wanted = "want an environment that is registered in --robot.env"
+        raise RobotError(wanted, f"{options.env}: {err}", remedy) from err
     except Exception as err:
         remedy = "look at --robot.env and --robot.env_kwargs"
         raise RobotError(f"want to make {options.env}", f"{type(err).__name__}: {err}", remedy) from err
@@ -256,14 +258,19 @@ def _make(options: GymOptions) -> Any:
 
 def _register(env: str) -> None:
     """Import the package that an id is named after, as in gym_pusht/PushT-v0: that registers it."""
-    package, slash, _ = env.partition("/")
-    if not slash or ":" in package or not package.isidentifier():
+    package = _namespace(env)
+    if not package.isidentifier():
         return
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as err:
         if err.name != package:
             raise RobotError(f"want {package} to import", f"no module {err.name}", "install it") from err
+
+
+def _namespace(env: str) -> str:
+    """What stands before the slash; "" for an id without one."""
+    return env.rpartition("/")[0]
 
 
 def _failed(what: str, err: Exception) -> RobotError:

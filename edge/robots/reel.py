@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edge.errors import RobotError
+from edge.robots.recorded_episode import told
 
 AHEAD = 16  # pictures decoded ahead: half a second at 30 Hz, 15 MiB of 640 x 480
 WAIT_S = 10.0  # for one picture; decoding one takes milliseconds
@@ -97,11 +98,3 @@ class Reel:
             if self._pass == at:
                 self._error, self._ended = error, True
                 self._changed.notify_all()
-
-
-def told(err: BaseException, wanted: str) -> tuple[str, str, str]:
-    """Wanted, got and remedy of an error, whichever package it is of."""
-    said = [str(part) for part in err.args[:3]]
-    if hasattr(err, "remedy") and len(said) == 3:
-        return said[0], said[1], said[2]
-    return wanted, f"{type(err).__name__}: {err}", "look at the recording"

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from configuration.flags import nearest
 from edge.errors import SettingsError
 from edge.robots.base import Robot
 from edge.robots.factory import is_factory
@@ -56,10 +55,3 @@ def make_robot(kind: str, options: Mapping[str, Any]) -> Robot:
     from edge.robots import lerobot
 
     return lerobot.make(kind.removeprefix(LEROBOT_PREFIX), options, ours=ROBOTS)
-
-
-def no_such(kind: str, ours: tuple[str, ...], theirs: tuple[str, ...], flag: str, why: str = "") -> SettingsError:
-    """The error for an unknown kind: the nearest of ours and of LeRobot's."""
-    known = f"{', '.join(ours)}, module:function" + (f", or of LeRobot: {', '.join(theirs)}" if theirs else "")
-    got = repr(kind) + (f" ({why})" if why else "")
-    return SettingsError(f"want {flag}type to be one of {known}", got, nearest(kind, (*ours, *theirs)) or "choose one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -111,7 +112,7 @@ def test_of_several_commands_in_a_step_the_last_is_compared(short: Path) -> None
     _, actions = recorded(short)
     driven.read()
     driven.send(actions[0])
-    for before, action in zip(actions, actions[1:], strict=False):
+    for before, action in itertools.pairwise(actions):
         driven.read()
         for part in (1 / 3, 2 / 3):
             driven.send(before + np.float32(part) * (action - before))
@@ -152,7 +153,7 @@ def test_beyond_the_tolerance_the_run_ends_and_the_joint_is_named(short: Path) -
     driven.send(actions[0] + np.float32(0.05))
     driven.read()
     driven.send(actions[1] + np.float32(0.2))
-    with pytest.raises(RobotError, match=rf"within 0.1[\s\S]*frame 1[\s\S]*tolerance"):
+    with pytest.raises(RobotError, match=r"within 0.1[\s\S]*frame 1[\s\S]*tolerance"):
         driven.read()
     assert not driven.comparison().within_tolerance
     driven.disconnect()

@@ -14,13 +14,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from edge.latency import LatencyWindow
 from network.transport import Declaration, Publisher, Sample, Transport
+from serving.pictures import Helpers
 from serving.wire import features
 from serving.wire.errors import EventCode, HeaderError
 from serving.wire.header import SCHEMA_VERSION, Header, MessageType, unpack
@@ -49,7 +50,6 @@ REQUEST_S = 5.0
 RESET_S = CLOSE_S = 1.0
 RESEND_FACTOR = 1.5  # of the slowest of the last round trips: later than this, an answer is taken for lost
 RESEND_MIN_S = 0.005
-ROUND_TRIPS_KEPT = 100
 ANSWERS_KEPT = 64  # that nobody has waited for yet
 
 
@@ -155,11 +155,11 @@ class Client:
         self.server_alive = threading.Event()
         self._answers: dict[int, Answer] = {}
         self._changed = threading.Condition()
-        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
+        self._round_trips = LatencyWindow()
         self._publisher: Publisher | None = None
         self._published_to = ""
         self._declared: list[Declaration] = []
-        self._pool = ThreadPoolExecutor(max(1, self.encoders - 1), thread_name_prefix=f"{self.name}-encode")
+        self._helpers = Helpers(self.encoders - 1, f"{self.name}-encode")
 
     # --- session ---------------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class Client:
 
     def leave(self) -> None:
         """Let the network go, as a crash would: nobody is told."""
-        self._pool.shutdown()
+        self._helpers.close()
         self.transport.close()
 
     def _has(self, feature: str) -> bool:
@@ -288,20 +288,21 @@ class Client:
         resends = 0
         while True:
             sent = self.put(state, images, lost=resends < lose)
-            left_s = began_s + timeout_s - time.monotonic()
+            end_s = min(sent.started_s + self.resend_after_s * 2**resends, began_s + timeout_s)
             try:
-                return self._exchange(sent, self.wait(sent.seq, min(self.resend_after_s, left_s)), began_s, resends)
+                answer = self.wait(sent.seq, max(0.0, end_s - time.monotonic()))
+                return self._exchange(sent, answer, began_s, resends)
             except TimeoutError:
-                if left_s <= 0:
+                if time.monotonic() >= began_s + timeout_s:
                     raise
                 resends += 1
 
     @property
     def resend_after_s(self) -> float:
-        """When an answer is taken for lost: from what the last round trips took."""
-        if not self._round_trips:
+        """When an answer is taken for lost, counted as round trips are: from pictures at hand."""
+        if not self._round_trips.count:
             return REQUEST_S
-        return max(RESEND_MIN_S, RESEND_FACTOR * float(np.quantile(self._round_trips, 0.99)))
+        return max(RESEND_MIN_S, RESEND_FACTOR * self._round_trips.percentile(0.99, time.monotonic()))
 
     def wait(self, seq: int, timeout_s: float = REQUEST_S) -> Answer:
         """The answer to an observation. Raises TimeoutError."""
@@ -330,22 +331,22 @@ class Client:
         if isinstance(answer.message, ActionChunk):
             _ = answer.robot  # a round trip ends with actions at hand
         done_s = time.monotonic()
-        self._round_trips.append(done_s - sent.started_s)
+        trip_s = done_s - sent.started_s
+        # after a loss both sides have rested, and are slower for it: that says little about usual trips, unless it
+        # took so long that the timer must be too short
+        if not resends or trip_s > self.resend_after_s:
+            self._round_trips.add(trip_s, done_s)
         return Exchange(sent, answer, (done_s - began_s) * 1e3, resends)
 
     def encoded(self, images: Mapping[str, np.ndarray | Image]) -> dict[str, Image]:
-        """All of them as they are sent; large ones that are not yet encoded at the same time."""
-        ready = {name: image for name, image in images.items() if isinstance(image, Image)}
-        large = []
-        for name in images.keys() - ready.keys():
-            if (size := self._smaller(name, images[name])) is None:
-                large.append(name)
-            else:  # done before another thread could begin
-                ready[name] = encode_image((self.resizer or shrink)(images[name], *size), self.quality)
-        waiting = {name: self._pool.submit(encode_image, images[name], self.quality) for name in large[1:]}
-        for name in large[:1]:
-            ready[name] = encode_image(images[name], self.quality)
-        return ready | {name: job.result() for name, job in waiting.items()}
+        """All of them as they are sent; those that are not yet encoded at the same time."""
+        names = [name for name, image in images.items() if not isinstance(image, Image)]
+        encoded = self._helpers.map(lambda name: self._encode(name, images[name]), names)
+        return {**images, **dict(zip(names, encoded, strict=True))}  # type: ignore[dict-item]
+
+    def _encode(self, name: str, picture: np.ndarray) -> Image:
+        size = self._smaller(name, picture)
+        return encode_image(picture if size is None else (self.resizer or shrink)(picture, *size), self.quality)
 
     def _smaller(self, name: str, picture: np.ndarray) -> tuple[int, int] | None:
         """(height, width) that the server wants of a camera, where that is less than the picture has."""

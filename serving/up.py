@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -35,6 +36,8 @@ def up_one(plan: ServicePlan, as_json: bool) -> int:
     from serving.assemble import assemble
 
     service = assemble(plan.manifest)
+    gc.collect()
+    gc.freeze()  # modules and the warm policy stay: looking through them for garbage would hold up some answers
     tick = _Load(service) if SUPERVISED in os.environ else lambda: None
     return service.run(lambda: _ready(plan, service, as_json), asked, tick)
 

@@ -101,8 +101,8 @@ class Rollout:
             self._begun.add("teleop")
             control.teleop.connect()
         control.keys.start()
-        control.begin()
         with steady():
+            control.begin()
             try:
                 self.summary.ending = control.ending() or self.strategy.run(control)
             finally:

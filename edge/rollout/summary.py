@@ -28,7 +28,7 @@ class RolloutSummary:
     counts: Counts = field(default_factory=Counts)
     lateness: Lateness = field(default_factory=lambda: Lateness(0.0, 0.0, 0.0))
     overruns: int = 0  # ticks that were skipped because another took too long
-    home: str = "not reached"  # how the way home ended
+    home: str = "never left"  # how the way home ended
     problems: list[Problem] = field(default_factory=list)
 
     @property

@@ -124,10 +124,19 @@ class ActionQueue:
         with self._lock:
             return self._left()
 
-    def pop(self, now_s: float, age_max_s: float) -> tuple[Row | None, int]:
-        """The row of this step, which is executed now, and how many rows were too old and are dropped.
+    def fresh_s(self, now_s: float, dt_s: float, age_max_s: float) -> float:
+        """How long rows last, in seconds, before the queue is empty or the newest of them are too old."""
+        with self._lock:
+            if not self._chunks:
+                return 0.0
+            expires_s = self._chunks[-1].origin.observed_s + age_max_s
+            return max(0.0, min(self._left() * dt_s, expires_s - now_s))
 
-        A row is too old when its observation is older than `age_max_s`. Dropping does not move the step.
+    def pop(self, now_s: float, age_max_s: float) -> tuple[Row | None, int]:
+        """The row of this step, which is executed now, and how many steps lost their row because it was too old.
+
+        A row is too old when its observation is older than `age_max_s`; a newer chunk that has the step takes its
+        place. Dropping does not move the step.
         """
         dropped = 0
         with self._lock:
@@ -135,8 +144,9 @@ class ActionQueue:
                 chunk = self._chunks[0]
                 step = self._step
                 if now_s - chunk.origin.observed_s > age_max_s:
-                    dropped += chunk.end - step
                     self._retire()
+                    if not self._chunks:  # else the next one reaches further, and has all of its steps
+                        dropped += chunk.end - step
                     continue
                 row = step - chunk.first_step
                 self._step = step + 1

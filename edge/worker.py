@@ -87,7 +87,8 @@ class Worker:
         self._cold = True  # the next answer is the first of its session, and may be slow for that
         self._failures = 0  # refused requests in a row
         self._not_before_s = 0.0
-        self._offline_at_s: float | None = None  # by the active clock
+        self._offline_at_s: float | None = None  # by the active clock, as the next
+        self._session_since_s = 0.0
         self._starved_told: float | None = None
         self._retry_at_s, self._backoff_s = 0.0, settings.reconnect_initial_backoff_s
         self._avoid = ""  # replica that let us down
@@ -207,12 +208,14 @@ class Worker:
         desk.slot.keep(self._composer.readings_kept)
         self._forget_request()
         self._cold, self._episode_answered = True, -1
-        self._backoff_s, self._not_before_s = settings.reconnect_initial_backoff_s, 0.0
+        self._backoff_s, self._session_since_s = settings.reconnect_initial_backoff_s, desk.clock.now_s()
+        if not self._failures:  # a server that opens sessions and answers nothing is not asked without a pause
+            self._not_before_s = 0.0
         desk.counters.add("handshakes")
         chunk_s = ack.chunk_size * self._timing.dt_s
         if chunk_s > settings.max_action_age_s:
             log.warning(
-                "a chunk lasts %.1f s, but no action is executed %.1f s after its observation: its end is never used",
+                "a chunk lasts %.1f s, but no action is executed %.1f s after its observation: its end is not used",
                 chunk_s, settings.max_action_age_s,
             )  # fmt: skip
 
@@ -255,8 +258,10 @@ class Worker:
             return self._not_before_s - now_s
         ack = self._link.ack
         assert ack is not None
-        spare_s = desk.queue.left() * self._timing.dt_s
-        spare_s -= request_left_s(self._timing, desk.latency, now_s, ack.chunk_size)
+        age_max_s = self._settings.max_action_age_s
+        rows = min(ack.chunk_size, int(age_max_s / self._timing.dt_s))  # that can be played before they are too old
+        left_s = desk.queue.fresh_s(now_s, self._timing.dt_s, age_max_s)
+        spare_s = left_s - request_left_s(self._timing, desk.latency, now_s, rows)
         if spare_s > 0:
             return spare_s
         return self._send(now_s)
@@ -373,6 +378,8 @@ class Worker:
             desk.counters.add("late_chunks")
             took_ms = 1e3 * (chunk.origin.received_s - sent.sent_s)
             return self._late(f"an answer took {took_ms:.0f} ms, longer than its {len(chunk.robot)} rows last")
+        if not merged.taken:  # it reaches no further than what is queued, as at a recording's end: not at once again
+            self._not_before_s = time.monotonic() + max(self._timing.dt_s, desk.queue.left() * self._timing.dt_s / 2)
         desk.counters.add("merges")
         self._offline_at_s = None
         self.machine.fire(Event.MERGED)
@@ -397,7 +404,8 @@ class Worker:
         self._failures += 1
         self._not_before_s = time.monotonic() + (pause_s if math.isfinite(pause_s) else FAILED_PAUSE_MAX_S)
         self._late(why)
-        if self.offline_s() >= 2 * self._settings.request_timeout_s:
+        session_s = self._desk.clock.now_s() - self._session_since_s
+        if min(self.offline_s(), session_s) >= 2 * self._settings.request_timeout_s:
             self._avoid = self._link.ack.server_id if self._link.ack else ""
             self._link.heard.lost = f"no chunk for {self.offline_s():.0f} s"
 

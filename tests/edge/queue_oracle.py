@@ -44,8 +44,9 @@ class Oracle:
             waiting = [step for step in known.robot if step >= self.step]
             if waiting and not now_s - known.origin.observed_s > age_max_s:
                 break
-            dropped += len(waiting)
             self.chunks.pop(0)
+            plan = self.plan()
+            dropped += len([step for step in waiting if step not in plan])
         if not self.chunks:
             return None, dropped
         step, known = self.step, self.chunks[0]

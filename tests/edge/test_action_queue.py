@@ -167,9 +167,19 @@ def test_when_the_rows_before_turn_stale_the_chunk_behind_them_steps_in_at_this_
     queue = filled(Mode.APPEND, 10, 3)
     queue.merge(chunk(3, 10, seq=2, observed_s=2.0))  # overlaps with the 7 that are queued
     row, dropped = queue.pop(4.0, 3.0)
-    assert dropped == 7
+    assert dropped == 0  # each step that they were for has a row in the chunk behind
     assert (row.step, row.row, row.origin.seq_id, row.action.tolist()) == (3, 0, 2, [3, 2])
     assert queue.left() == 9
+
+
+@BOTH
+def test_rows_last_until_they_are_played_or_too_old(mode):
+    queue = filled(mode, 10, 4)  # observed at 0
+    assert queue.fresh_s(0.5, 0.1, 3.0) == pytest.approx(0.6)
+    assert queue.fresh_s(2.8, 0.1, 3.0) == pytest.approx(0.2)
+    assert queue.fresh_s(3.5, 0.1, 3.0) == 0.0
+    queue.clear()
+    assert queue.fresh_s(0.0, 0.1, 3.0) == 0.0
 
 
 # --- one moment --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,19 @@ def test_stale_rows_are_never_executed_and_a_fresh_chunk_is(serve, drive):
     assert hand.engine.dispatched.age_ms < 300
 
 
+def test_a_chunk_longer_than_actions_may_age_is_followed_in_time(serve, drive):
+    policy = MockPolicy(chunk_size=60)
+    policy.hooks["prepare"] = lambda prepared: replace(prepared, model=np.repeat(prepared.model, 10, axis=0))
+    served = serve(policy)
+    hand = drive(served, max_action_age_s=0.6, buffer_time_s=0.1)  # of the two seconds that a chunk lasts
+    hand.until_action()
+    for _ in range(75):
+        time.sleep(1 / 30)
+        assert hand.tick() is not None
+    assert hand.counted("stale_drops") == 0 and hand.counted("starved_ticks") == 0
+    assert hand.counted("requests") <= 12
+
+
 # --- without a server -------------------------------------------------------------------------------------------------
 
 
@@ -430,6 +444,15 @@ def test_a_policy_that_fails_is_asked_again_and_nothing_moves_meanwhile(serve, d
     hand = drive(served)
     hand.until_action()
     assert hand.counted("events") == 2
+
+
+def test_a_server_that_never_answers_right_is_left_now_and_then_not_all_the_time(serve, drive):
+    served = serve()
+    served.policy.fail("predict", RuntimeError("broken"))
+    hand = drive(served, request_timeout_s=0.1)
+    hand.until(lambda: (hand.tick(), hand.counted("reconnects"))[1] >= 2)
+    assert hand.counted("requests") <= 20
+    assert hand.counted("handshakes") <= 4
 
 
 # --- limits, tasks, sending -------------------------------------------------------------------------------------------

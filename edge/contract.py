@@ -75,7 +75,7 @@ class Contract:
             got = f"{'with' if ack.supports_rtc else 'without'} it"
             was = "with" if self._rtc else "without"
             raise ContractError(f"want a session {was} RTC, as this run began", got, "begin a new run")
-        if rtc and not ack.supports_rtc and self._rtc is None:
+        if rtc and not ack.supports_rtc and self._rtc is None and not ack.warnings:
             log.info("RTC downgraded to chunk-append: the server does not continue chunks")
         self._model, self._rtc = model, ack.supports_rtc
 

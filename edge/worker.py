@@ -214,7 +214,7 @@ class Worker:
         desk.counters.add("handshakes")
         chunk_s = ack.chunk_size * self._timing.dt_s
         if chunk_s > settings.max_action_age_s:
-            log.warning(
+            log.info(
                 "a chunk lasts %.1f s, but no action is executed %.1f s after its observation: its end is not used",
                 chunk_s, settings.max_action_age_s,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a robot is driven: a call to the robot is never cut in two where it can be helped.
+"""Ctrl-C, SIGTERM and a lost terminal while a robot is driven: its calls are not cut in two where it can be helped.
 
 stage       first signal                    further ones
 STARTING    KeyboardInterrupt               the end goes on: nothing is energised yet
@@ -15,7 +15,8 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal is gone, such as a dropped ssh; by itself it would end the process and leave the robot moving
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 INSIST = 3  # signals within one step of the end that give it up
 
 
@@ -28,7 +29,7 @@ class Stage(Enum):
 
 
 class Interrupts:
-    """Takes both signals over for a while; does nothing outside of the main thread, where only `stop` counts."""
+    """Takes these signals over for a while; does nothing outside of the main thread, where only `stop` counts."""
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop

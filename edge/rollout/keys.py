@@ -7,6 +7,7 @@ was when the reading ends, and at the exit of the process. Without a terminal, o
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import select
@@ -110,7 +111,8 @@ class Keyboard:
             before, self._before = self._before, None
             if before is None:
                 return
-            termios.tcsetattr(self._fd, termios.TCSANOW, before)
+            with contextlib.suppress(termios.error):  # it was closed: nothing is left to put back
+                termios.tcsetattr(self._fd, termios.TCSANOW, before)
             atexit.unregister(self.stop)
             os.write(self._wake[1], b"x")
             self._thread.join(JOIN_S)

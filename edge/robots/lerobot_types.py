@@ -8,7 +8,7 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from configuration.flags import nearest
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 CAMERAS = "lerobot.cameras"
 EXTRA = "pip install 'cuebook[lerobot]' into Python 3.12 or newer"
+DRIVERS = "install the drivers that this error names"
 OPTIONS_NAMED = 12  # in one message
 
 
@@ -41,12 +42,10 @@ def make_device(family: Family, kind: str, options: Mapping[str, Any]) -> Any:
     make = getattr(importlib.import_module(family.package), family.make)
     try:
         return make(config)
-    except ImportError as err:
-        remedy = "install the extra of lerobot that it belongs to"
-        raise RobotError(f"want what {kind} needs", str(err), remedy) from err
     except Exception as err:
-        remedy = f"look at {family.flag}…"
-        raise RobotError(f"want to make {kind}", f"{type(err).__name__}: {err}", remedy) from err
+        cause = _cause(err)
+        remedy = DRIVERS if isinstance(cause, ImportError) else f"look at {family.flag}…"
+        raise RobotError(f"want to make {kind}", f"{type(cause).__name__}: {cause}", remedy) from err
 
 
 def _types(family: Family, kind: str) -> tuple[Any, tuple[str, ...]]:
@@ -85,20 +84,29 @@ def _plugins() -> None:
 def _config(family: Family, config_class: Any, kind: str, options: Mapping[str, Any]) -> Any:
     import draccus
 
-    own = config_class.get_choice_class(kind)
-    known = [f.name for f in fields(own) if f.init]
+    own = [f for f in fields(config_class.get_choice_class(kind)) if f.init]
+    known = [f.name for f in own]
     for name in options:
         if name not in known:
             shown = ", ".join(family.flag + k for k in known[:OPTIONS_NAMED])
             remedy = nearest(name, known, family.flag) or f"it knows {shown}"
             raise SettingsError(f"want options of {kind}", f"unknown {family.flag}{name}", remedy)
+    needed = [f.name for f in own if f.default is MISSING and f.default_factory is MISSING]
+    if missing := ", ".join(family.flag + name for name in needed if name not in options):
+        raise SettingsError(f"want options of {kind}", f"no {missing}", f"give {missing}")
     try:
         return draccus.decode(config_class, {**options, "type": kind})
     except Exception as err:
-        got = str(err).strip()
-        if err.__cause__ is not None:
-            got += f" ({err.__cause__})"
+        cause = _cause(err)
+        got = str(err).strip() + ("" if cause is err else f" ({cause})")
         raise SettingsError(f"want options {family.flag}… that {kind} takes", got, "correct them") from err
+
+
+def _cause(err: BaseException) -> BaseException:
+    """What an error began with: LeRobot wraps errors together with whole configurations."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return err
 
 
 def no_such(kind: str, ours: tuple[str, ...], theirs: Iterable[str], flag: str, why: str = "") -> SettingsError:
@@ -134,10 +142,11 @@ def connect(device: Any, kind: str, flag: str) -> None:
             device.connect()
         calibrated = device.is_calibrated
     except Exception as err:
-        culprit = camera_at_fault(device)
+        culprit = _camera_not_connected(device)
         let_go(device)
         where = f"camera {culprit} of {kind}" if culprit else kind
-        raise RobotError(f"want to connect {where}", f"{type(err).__name__}: {err}", "check power and cables") from err
+        remedy = DRIVERS if isinstance(err, ImportError) else "check power and cables"
+        raise RobotError(f"want to connect {where}", f"{type(err).__name__}: {err}", remedy) from err
     if calibrated is False:  # None: a device that knows no calibration
         let_go(device)
         command = f"lerobot-calibrate {flag}type={kind} {flag}id={device.id} and its other options"
@@ -151,14 +160,26 @@ def takes_calibrate(connect: Callable[..., Any]) -> bool:
 
 def camera_at_fault(device: Any) -> str:
     """Name of the first camera that is not connected or gives no picture; "" when all do."""
-    for name, camera in (getattr(device, "cameras", None) or {}).items():
+    for name, camera in _cameras(device).items():
         try:
             if not camera.is_connected:
                 return name
-            getattr(camera, "read_latest", camera.read)()
+            (camera.read_latest if hasattr(camera, "read_latest") else camera.read)()
         except Exception:  # noqa: BLE001 that it fails is the answer
             return name
     return ""
+
+
+def _camera_not_connected(device: Any) -> str:
+    """The camera at which connecting ended: they are connected one after the other, once the bus is."""
+    connected = {name: camera.is_connected for name, camera in _cameras(device).items()}
+    if not (any(connected.values()) or getattr(getattr(device, "bus", None), "is_connected", False)):
+        return ""
+    return next((name for name, is_connected in connected.items() if not is_connected), "")
+
+
+def _cameras(device: Any) -> Mapping[str, Any]:
+    return getattr(device, "cameras", None) or {}
 
 
 def let_go(device: Any) -> None:
@@ -171,7 +192,7 @@ def let_go(device: Any) -> None:
         return
     except Exception as err:  # noqa: BLE001 part by part below
         log.debug("%s does not disconnect as a whole: %s", type(device).__name__, err)
-    parts = [*vars(device).values(), *(getattr(device, "cameras", None) or {}).values()]
+    parts = [*vars(device).values(), *_cameras(device).values()]
     for part in parts:
         if not (hasattr(part, "disconnect") and hasattr(part, "is_connected")):
             continue

@@ -1,7 +1,7 @@
 """The policy drives and the last seconds are remembered; a key keeps them and what follows, the same key ends that.
 
-What is remembered goes to the recorder a few frames a tick, oldest first, with the live ones behind it: writing seconds
-of pictures at once would outrun the encoder. Until all of it is written the frames of the kept part wait in memory.
+What is remembered goes to the recorder a few frames a tick, oldest first, with the live ones behind it: seconds of
+pictures at once would overrun its queue, and what overruns it is lost. They wait here until it has caught up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from edge.rollout.strategy import Strategy, over
 
 _log = logging.getLogger(__name__)
 
-FLUSH_PER_TICK = 2  # remembered frames that go to the recorder in a tick: twice as fast as they come
+FLUSH_PER_TICK = 2  # frames that go to the recorder in a tick: twice as fast as they come
+WAITING_MAX = 8  # frames in the recorder's queue beyond which the rest waits here
+KEPT_MAX = 2.0  # times the memory for the past: beyond it nothing waits here, and the recorder tells what it loses
 
 
 class Highlight(Strategy):
@@ -46,7 +48,8 @@ class Highlight(Strategy):
         """Write what is kept and save it; what is only remembered is forgotten."""
         self._live = False
         while self._kept:
-            self._write(control, FLUSH_PER_TICK)
+            self._write(control)
+            control.recorder.flush()
         control.save_episode()
 
     def _take(self, control: Control, tick: Tick) -> None:
@@ -56,16 +59,19 @@ class Highlight(Strategy):
                 self._kept[-1].add(tick)
             else:
                 self._ring.add(tick)
-        if self._kept:
-            self._write(control, FLUSH_PER_TICK)
+        if self._kept and (control.recorder.stats().waiting < WAITING_MAX or self._too_much()):
+            self._write(control)
 
-    def _write(self, control: Control, frames: int) -> None:
+    def _too_much(self) -> bool:
+        """Whether the recorder is so slow that what waits here has outgrown its memory."""
+        return sum(part.bytes for part in self._kept) > KEPT_MAX * self.settings.ring_buffer_max_memory_mb * 2**20
+
+    def _write(self, control: Control) -> None:
         """Give the oldest kept frames to the recorder; a part that is at its end is saved. RecordingError."""
         part = self._kept[0]
-        for _ in range(min(frames, len(part))):
+        for _ in range(min(FLUSH_PER_TICK, len(part))):
             control.record(part.take())
-        ended = len(self._kept) > 1 or not self._live
-        if not len(part) and ended:
+        if not len(part) and (len(self._kept) > 1 or not self._live):
             self._kept.pop(0)
             if control.save_episode():
                 _log.info("highlight saved")

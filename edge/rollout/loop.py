@@ -51,7 +51,7 @@ class Rollout:
         teleop: Teleoperator | None = None,
         keys: KeySource | None = None,
         on_tick: Callable[[Tick], None] | None = None,
-        push: Callable[[], None] | None = None,
+        push: Callable[[], object] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """Robot, engine, teleoperator and keys are started by `run` and must not be yet.
@@ -125,8 +125,8 @@ class Rollout:
         summary, control = self.summary, self._control
         summary.lateness, summary.overruns = control.pace.lateness(), control.pace.overruns
 
-        def step(name: str, call: Callable[[], Any], tries: int = 1) -> bool:
-            return self._step(interrupts, name, call, tries)
+        def step(name: str, call: Callable[[], Any], tries: int = 1) -> None:
+            self._step(interrupts, name, call, tries)
 
         if "engine" in self._begun:
             step("pause the engine", self.engine.pause)
@@ -143,20 +143,24 @@ class Rollout:
             step("stop the engine", self.engine.stop)
         if self.recorder is not None:
             step("save the last episode", lambda: self.strategy.finish(control))
-            step("finish the recording", self.recorder.finalize)
-            step("push the dataset", control.pusher.finish)
+            step("finish the recording", self._finish_recording)
+            step("end the uploads", control.pusher.close)
+        if summary.dataset is not None:
+            step("push the dataset", control.pusher.last)
 
-    def _step(self, interrupts: Interrupts, name: str, call: Callable[[], Any], tries: int) -> bool:
+    def _step(self, interrupts: Interrupts, name: str, call: Callable[[], Any], tries: int) -> None:
         """One step, tried again where that may help; the last error of it is told."""
         for left in reversed(range(tries)):
             try:
                 interrupts.step(call)
-                return True
+                return
             except BaseException as err:  # noqa: BLE001 - one step never keeps the next ones from being done
                 if not left:
                     _log.error("could not %s: %s", name, err or type(err).__name__)
                     self.summary.problems.append(Problem(name, err))
-        return False
+
+    def _finish_recording(self) -> None:
+        self.summary.dataset = self.recorder.finalize()
 
     def _go_home(self, no_way_home: threading.Event) -> None:
         """Back to where it stood, when that is asked for and known. Raises what the robot raises."""

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 class Pusher:
     """Requests come from the control thread and never wait; several at once are one."""
 
-    def __init__(self, push: Callable[[], None] | None = None) -> None:
+    def __init__(self, push: Callable[[], object] | None = None) -> None:
         self._push = push
         self._changed = threading.Condition()
         self._asked = self._held = self._ended = False
@@ -37,15 +37,18 @@ class Pusher:
             self._held = held
             self._changed.notify_all()
 
-    def finish(self) -> None:
-        """One last upload of everything, where there is somewhere to upload to. Waits. Raises what it raised."""
+    def close(self) -> None:
+        """Begin no further upload, and wait for the one under way."""
         with self._changed:
-            self._ended, self._held = True, False
+            self._ended = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+    def last(self) -> None:
+        """One upload of everything, after `close`; where there is nowhere to upload to, nothing. Raises its error."""
+        self._error = None
         if self._push is not None:
-            self._error = None
             self._try()
         if self._error is not None:
             raise self._error
@@ -63,6 +66,6 @@ class Pusher:
         try:
             self._push()
             self.pushes += 1
-        except Exception as err:  # noqa: BLE001 - tried again by the next request, told by `finish`
+        except Exception as err:  # noqa: BLE001 - tried again by the next request, told by `last`
             _log.warning("the dataset was not pushed: %s", err)
             self._error = err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge.rollout.control import Counts, Ending
 from edge.rollout.pace import Lateness
@@ -29,6 +30,7 @@ class RolloutSummary:
     lateness: Lateness = field(default_factory=lambda: Lateness(0.0, 0.0, 0.0))
     overruns: int = 0  # ticks that were skipped because another took too long
     home: str = "never left"  # how the way home ended
+    dataset: Path | None = None  # what was recorded, if anything was
     problems: list[Problem] = field(default_factory=list)
 
     @property

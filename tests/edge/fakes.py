@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from edge.action_queue import Origin
 from edge.engine import Dispatched
 from edge.errors import EdgeError
+from edge.recording import RecorderStats
 from edge.robots.base import Reading, RobotFeatures
 from edge.state import State
 from edge.teleoperators.base import NO_EVENTS, TeleopEvents
@@ -231,6 +233,7 @@ class FakeRecorder:
         self.tasks: list[str] = []
         self.discarded = 0
         self.finalized = False
+        self.waiting = 0  # frames that are not written yet
 
     def _call(self, name: str) -> None:
         self.log.add(f"recorder.{name}", None, self._faults, name)
@@ -255,10 +258,19 @@ class FakeRecorder:
         self.open = []
         self.discarded += 1
 
-    def finalize(self) -> None:
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """All is written at once."""
+        return True
+
+    def stats(self) -> RecorderStats:
+        """Only what waits."""
+        return RecorderStats(len(self.open), 0, self.waiting, 0, 0, len(self.episodes), 0, 0.0, 0.0)
+
+    def finalize(self) -> Path | None:
         """No more."""
         self._call("finalize")
         self.finalized = True
+        return Path("dataset") if self.episodes else None
 
 
 class FakeTeleop:

@@ -118,11 +118,16 @@ class DaggerSettings(SlicedSettings):
         return self
 
 
+class InteractiveSettings(StrategySettings):
+    """Somebody says by line when the policy drives and what it is to do: start, task, stop, reset, quit."""
+
+
 SETTINGS: dict[str, type[StrategySettings]] = {
     "base": BaseSettings,
     "dagger": DaggerSettings,
     "episodic": EpisodicSettings,
     "highlight": HighlightSettings,
+    "interactive": InteractiveSettings,
     "sentry": SentrySettings,
 }
 

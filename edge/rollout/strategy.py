@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from edge.errors import SettingsError
 from edge.rollout.control import Control, Ending
+from edge.rollout.keys import Keyboard, KeySource
 from edge.rollout.settings import StrategySettings
 
 
@@ -13,7 +15,8 @@ class Strategy:
     """Root of all strategies. One object drives one run."""
 
     name: ClassVar[str]
-    records: ClassVar[bool] = True  # wants a dataset; without: refuses one
+    records: ClassVar[bool | None] = True  # wants a dataset; no: refuses one; None: either
+    listens: ClassVar[Callable[[], KeySource]] = Keyboard  # what makes its `keys`
     needs_teleop: ClassVar[bool] = False
 
     def __init__(self, settings: StrategySettings) -> None:
@@ -23,7 +26,7 @@ class Strategy:
         """Raises SettingsError when something it needs is missing, or something is given that it would ignore."""
         if self.records and not dataset:
             raise SettingsError(f"want a dataset for strategy {self.name}", "none", "pass --dataset.repo_id=…")
-        if dataset and not self.records:
+        if dataset and self.records is False:
             remedy = "choose --strategy.type=sentry to record everything, or take --dataset away"
             raise SettingsError(f"want no dataset with strategy {self.name}: it records nothing", "one", remedy)
         if self.needs_teleop and not teleop:

@@ -52,9 +52,10 @@ def open_transport(settings: ZenohSettings, timeout_s: float = OPEN_S) -> ZenohT
     A peer that listens comes up alone and goes on trying in the background. Raises TransportError.
     """
     end_s = time.monotonic() + timeout_s
+    attempt = 0
     while True:
         left_ms = max(1, int((end_s - time.monotonic()) * 1e3))
-        config = to_zenoh(node_config(settings, min(ATTEMPT_MS, left_ms)))
+        config = to_zenoh(node_config(_turned(settings, attempt), min(ATTEMPT_MS, left_ms)))
         try:
             return ZenohTransport(zenoh.open(config), settings)
         except zenoh.ZError as err:
@@ -62,6 +63,16 @@ def open_transport(settings: ZenohSettings, timeout_s: float = OPEN_S) -> ZenohT
                 raise _cannot_listen(settings, err) from err
             if time.monotonic() >= end_s:
                 raise _nobody_answers(settings, timeout_s) from err
+        attempt += 1
+
+
+def _turned(settings: ZenohSettings, attempt: int) -> ZenohSettings:
+    """Another endpoint first at each attempt: Zenoh would try the first one alone until the attempt's time is up."""
+    endpoints = settings.connect_endpoints
+    if settings.mode != "client" or len(endpoints) < 2:
+        return settings
+    first = attempt % len(endpoints)
+    return settings.model_copy(update={"connect_endpoints": endpoints[first:] + endpoints[:first]})
 
 
 class ZenohTransport:

@@ -62,6 +62,17 @@ def test_a_port_where_no_router_is_says_what_to_check():
     assert "it does not want TLS" in caught.value.remedy
 
 
+def test_a_dead_endpoint_before_a_living_one_costs_a_second_at_most():
+    dead, living = (f"tcp/127.0.0.1:{free_port()}" for _ in range(2))
+    router = open_router(RouterSettings(listen_endpoints=[living]))
+    try:
+        transport = open_transport(ZenohSettings(connect_endpoints=[dead, living]), WAIT_S)
+        assert transport.connected()
+        transport.close()
+    finally:
+        router.close()
+
+
 def test_opening_waits_for_a_router_that_comes_later():
     endpoint = f"tcp/127.0.0.1:{free_port()}"
     routers: list[zenoh.Session] = []

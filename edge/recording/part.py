@@ -53,10 +53,10 @@ class SpooledEpisode:
 
     def columns(self) -> dict[str, Any]:
         """The values of each frame, cameras and LeRobot's bookkeeping left out."""
-        n, columns = len(self.frames), {}
+        columns: dict[str, Any] = {}
         if STATE in self.plan.features:
-            columns[STATE] = np.frombuffer(b"".join(f.state for f in self.frames), np.float32).reshape(n, -1)
-        columns[ACTION] = np.frombuffer(b"".join(f.action for f in self.frames), np.float32).reshape(n, -1)
+            columns[STATE] = _vectors([f.state for f in self.frames])
+        columns[ACTION] = _vectors([f.action for f in self.frames])
         columns[SESSION] = [f.session for f in self.frames]
         columns[SOURCE] = [f.source for f in self.frames]
         columns[INTERVENTION] = np.array([f.intervention for f in self.frames], bool)
@@ -101,7 +101,7 @@ def read_part(path: Path, plan: Plan) -> SpooledEpisode | None:
     frames: list[Frame] = []
     begin, end = None, None
     packets, counts, counted = [0] * cameras, [np.zeros((3, 256), np.int64) for _ in range(cameras)], 0
-    for record in records(path):
+    for record in records(path, tell=True):
         if isinstance(record, Begin):
             begin = record
             continue
@@ -124,6 +124,12 @@ def _count(record: Record, packets: list[int]) -> None:
     assert not isinstance(record, Begin)
     for i, camera in enumerate(record.packets):
         packets[i] += len(camera)
+
+
+def _vectors(rows: Sequence[bytes]) -> np.ndarray:
+    """float32 (frames, values); (frames,) for vectors of one, which LeRobot stores as scalars."""
+    values = np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
+    return values[:, 0] if values.shape[1] == 1 else values
 
 
 def _slim(frame: Frame) -> Frame:

@@ -120,8 +120,8 @@ def parts_in(folder: Path) -> list[Part]:
     return sorted(found, key=lambda part: part.number)
 
 
-def records(path: Path) -> Iterator[Record]:
-    """The whole records of a part, in order; a torn one at the end is left out."""
+def records(path: Path, *, tell: bool = False) -> Iterator[Record]:
+    """The whole records of a part, in order; a torn one at the end is left out, and logged if `tell`."""
     with path.open("rb") as file:
         while head := file.read(HEAD.size):
             body = b""
@@ -129,6 +129,7 @@ def records(path: Path) -> Iterator[Record]:
                 length, crc = HEAD.unpack(head)
                 body = file.read(length) if length <= RECORD_BYTES_MAX else b""
             if not body or len(body) < length or zlib.crc32(body) != crc:
-                log.warning("%s: the record at byte %d is torn; all before it is kept", path, file.tell())
+                if tell:
+                    log.warning("%s: the last record is torn; all before it is kept", path)
                 return
             yield _decoder.decode(body)

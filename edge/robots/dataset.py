@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configuration.flags import nearest
 from configuration.refusal import refusal
@@ -49,6 +49,11 @@ class DatasetOptions(Options):
         ge=0,
         description="end the run when an action is further off the recorded one, robot units; null: only count",
     )
+
+    @field_validator("cameras", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return value[0] if value in (["all"], ["none"]) else value  # a flag's one word comes as a list of one
 
     @model_validator(mode="after")
     def _check(self) -> DatasetOptions:

@@ -280,7 +280,7 @@ def _failed(what: str, err: Exception) -> RobotError:
 def _each(numbers: Numbers, count: int, option: str) -> np.ndarray:
     """One number for each value, float64. Raises RobotError when there are more or fewer."""
     values = np.asarray(numbers, np.float64)
-    if values.ndim and len(values) != count:
+    if values.ndim and len(values) not in (1, count):  # a flag's one number comes as a list of one
         raise RobotError(f"want one number, or {count}, in --robot.{option}", str(len(values)), "give one each")
     return np.broadcast_to(values, (count,))
 

@@ -19,7 +19,7 @@ METHODS = ("connect", "read", "events", "follow", "release", "disconnect")
 VALUES = ("action_names", "can_follow")
 
 
-def teleoperator_settings(kind: str) -> type[BaseModel]:
+def teleop_settings(kind: str) -> type[BaseModel]:
     """The options of a kind. Open for LeRobot's devices and factories, which check theirs when they are made."""
     if kind == "dataset":
         from edge.teleoperators.recorded import RecordedOptions
@@ -28,7 +28,7 @@ def teleoperator_settings(kind: str) -> type[BaseModel]:
     return OpenOptions
 
 
-def make_teleoperator(kind: str, options: Mapping[str, Any]) -> Teleoperator:
+def make_teleop(kind: str, options: Mapping[str, Any]) -> Teleoperator:
     """The device, not connected. Raises SettingsError with the nearest kind or option, RobotError when it is not there.
 
     Kinds: `dataset`, a type that LeRobot registers (`so101_leader`, also `lerobot:so101_leader`), or `module:function`.

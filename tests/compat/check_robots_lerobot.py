@@ -28,7 +28,7 @@ from edge.errors import RobotError, SettingsError
 from edge.robots.registry import make_robot
 from edge.robots.watch import check_reading
 from edge.teleoperators.base import InOrder
-from edge.teleoperators.registry import make_teleoperator
+from edge.teleoperators.registry import make_teleop
 
 CALIBRATION = Path(tempfile.mkdtemp())
 SIZE = (24, 32)
@@ -300,13 +300,13 @@ def wrong() -> dict[str, Any]:
         "camera": refused(SettingsError, lambda: robot(cameras=camera)),
         "unsized": refused(SettingsError, lambda: robot(cameras={"front": {"type": "none_at_all"}})),
         "driver": refused(RobotError, lambda: robot(driver="no_such_driver")),
-        "teleop": refused(SettingsError, lambda: make_teleoperator("so101_leadr", {})),
+        "teleop": refused(SettingsError, lambda: make_teleop("so101_leadr", {})),
     }
 
 
 def teleoperated() -> dict[str, Any]:
     """A leader in the robot's order, led to a pose and let go; what it says beside its action."""
-    made = make_teleoperator("leader_of_none", {"calibration_dir": str(CALIBRATION)})
+    made = make_teleop("leader_of_none", {"calibration_dir": str(CALIBRATION)})
     teleop = InOrder(made, robot().features.action_names)
     teleop.connect()
     assert list(teleop.read()) == [2, 1, 3, 4]
@@ -322,7 +322,7 @@ def teleoperated() -> dict[str, Any]:
     assert teleop.read() is None
     teleop.disconnect()
     teleop.disconnect()
-    limp = make_teleoperator("lerobot:leader_of_none", {"motors": False, "calibration_dir": str(CALIBRATION)})
+    limp = make_teleop("lerobot:leader_of_none", {"motors": False, "calibration_dir": str(CALIBRATION)})
     assert not limp.can_follow and not limp.follow(np.zeros(4, np.float32)) and not limp.device.done
     return {"led": done[1], "events": [events.intervention, events.success, events.rerecord]}
 

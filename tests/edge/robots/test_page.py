@@ -9,7 +9,7 @@ import pytest
 from edge.robots.base import Robot
 from edge.robots.factory import check_robot
 from edge.robots.registry import ROBOTS, robot_settings
-from edge.teleoperators.registry import teleoperator_settings
+from edge.teleoperators.registry import teleop_settings
 from tests.conftest import REPO
 
 PAGE = (REPO / "docs/robots.md").read_text()
@@ -26,7 +26,7 @@ def test_every_option_of_a_kind_stands_in_its_table_and_no_other(kind: str) -> N
 
 
 def test_every_option_of_a_recorded_person_is_named() -> None:
-    assert set(re.findall(r"--teleop\.(\w+)", PAGE)) - {"type"} == set(teleoperator_settings("dataset").model_fields)
+    assert set(re.findall(r"--teleop\.(\w+)", PAGE)) - {"type"} == set(teleop_settings("dataset").model_fields)
 
 
 def test_the_example_of_a_robot_keeps_to_the_protocol() -> None:

@@ -11,7 +11,7 @@ import pytest
 from edge.errors import ContractError, RobotError, SettingsError
 from edge.robots.registry import make_robot, robot_settings
 from edge.teleoperators.base import InOrder
-from edge.teleoperators.registry import make_teleoperator
+from edge.teleoperators.registry import make_teleop
 
 HERE = "tests.edge.robots.someones"
 
@@ -63,8 +63,8 @@ def test_naming_kinds_loads_nothing_heavy() -> None:
     code = """
 import sys
 from edge.robots.registry import robot_settings
-from edge.teleoperators.registry import teleoperator_settings
-robot_settings("dataset"), robot_settings("gym"), teleoperator_settings("dataset")
+from edge.teleoperators.registry import teleop_settings
+robot_settings("dataset"), robot_settings("gym"), teleop_settings("dataset")
 print([m for m in ("torch", "lerobot", "pyarrow", "av", "gymnasium", "cv2", "PIL", "zenoh") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -72,7 +72,7 @@ print([m for m in ("torch", "lerobot", "pyarrow", "av", "gymnasium", "cv2", "PIL
 
 
 def test_a_teleoperator_speaks_in_the_robots_order() -> None:
-    made = make_teleoperator(f"{HERE}:stick", {})
+    made = make_teleop(f"{HERE}:stick", {})
     teleop = InOrder(made, ("a", "b"))
     assert list(teleop.read()) == [1, 2]
     assert teleop.follow(np.array([5, 6], np.float32))
@@ -82,14 +82,14 @@ def test_a_teleoperator_speaks_in_the_robots_order() -> None:
 @pytest.mark.parametrize("names", [("a", "c"), ("a",), ("a", "b", "c")])
 def test_a_teleoperator_of_another_robot_is_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ContractError, match=r"missing: [\s\S]*foreign: "):
-        InOrder(make_teleoperator(f"{HERE}:stick", {}), names)
+        InOrder(make_teleop(f"{HERE}:stick", {}), names)
 
 
 def test_a_recorded_person_does_it_again(generated_dataset) -> None:
     from tests.edge.robots.test_dataset_robot import recorded
 
     _, actions = recorded(generated_dataset, 1)
-    teleop = make_teleoperator("dataset", {"root": str(generated_dataset), "episode": 1})
+    teleop = make_teleop("dataset", {"root": str(generated_dataset), "episode": 1})
     assert teleop.action_names == make_robot("dataset", {"root": str(generated_dataset)}).features.action_names
     teleop.connect()
     assert all((teleop.read() == action).all() for action in actions)
@@ -112,4 +112,4 @@ def test_a_recorded_person_does_it_again(generated_dataset) -> None:
 )
 def test_wrong_teleoperators_are_named(kind: str, options: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        make_teleoperator(kind, options)
+        make_teleop(kind, options)

@@ -32,7 +32,7 @@ from lerobot.utils.feature_utils import combine_feature_dicts, hw_to_dataset_fea
 
 from edge.contract import CAMERA_PREFIX
 from edge.engine import Engine
-from edge.errors import SettingsError
+from edge.errors import EdgeError, SettingsError
 from edge.lerobot_config import RemoteInferenceConfig
 from edge.lerobot_engine import RemoteInferenceEngine, StampedRobot
 from edge.robots.base import POSITION, VELOCITY, RobotFeatures
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 CPU = "cpu"
 DATASET_PREFIX = "rollout_"
 CHANNELS = 3
+HOLD = "hold"  # the fallback that sends nothing
 
 Pipeline = RobotProcessorPipeline | None
 
@@ -56,7 +57,8 @@ def build_remote_context(
     """What LeRobot's strategies need, with `policy`, `preprocessor` and `postprocessor` None.
 
     Processors and events are as in LeRobot's `build_rollout_context`. Raises SettingsError, LinkError, ContractError
-    before the robot is connected; whatever fails later leaves robot and server first.
+    before the robot is connected, EdgeError when the event is set by then; whatever fails later lets go of robot and
+    server first.
     """
     cfg = _on_cpu(cfg)
     if cfg.policy is None:
@@ -80,6 +82,8 @@ def build_remote_context(
         )  # fmt: skip
         undo.callback(engine.stop)
         engine.start()
+        if shutdown_event.is_set():
+            raise EdgeError("want a run", "an interrupt before the robot was energised", "start it again")
         hardware = _connect(cfg, wrapper, undo)
         data.dataset = _dataset(cfg, robot, data.dataset_features)
         undo.pop_all()

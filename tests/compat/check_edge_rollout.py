@@ -35,7 +35,7 @@ from lerobot.rollout.configs import (
 )
 from lerobot.scripts import lerobot_rollout
 
-from edge.errors import ContractError, LinkError, RobotError, SettingsError
+from edge.errors import ContractError, EdgeError, LinkError, RobotError, SettingsError
 from edge.lerobot_config import RemoteInferenceConfig
 from edge.lerobot_context import action_order, build_remote_context, check_cameras, create_engine, robot_features
 from edge.lerobot_rollout import main
@@ -157,10 +157,14 @@ def same_actions(recorded: LeRobotDataset, arm: Arm) -> None:
 
 
 def episodic(place: Place) -> dict[str, Any]:
-    """Two episodes of a real dataset; nothing of the first is executed in the second."""
-    asked = place.dataset("episodes", num_episodes=2, episode_time_s=1.5, reset_time_s=0.2)
+    """Two episodes of a real dataset; nothing of the first is executed in the second.
+
+    Between them LeRobot shows the engine nothing for longer than a server may be silent: nobody is blamed for that.
+    """
+    asked = place.dataset("episodes", num_episodes=2, episode_time_s=1.5, reset_time_s=2.5)
     strategy = EpisodicStrategyConfig(reset_to_initial_position=False)
-    config = place.rollout(strategy=strategy, dataset=asked)
+    patience = place.inference(max_offline_s=1.0, degraded_after_s=0.5, request_timeout_s=1.0)
+    config = place.rollout(strategy=strategy, dataset=asked, inference=patience)
     context = build_remote_context(config, threading.Event())
     assert context.policy.policy is context.policy.preprocessor is context.policy.postprocessor is None
     assert context.data.ordered_action_keys == list(ACTIONS)
@@ -278,7 +282,15 @@ def refused(place: Place) -> dict[str, Any]:
     assert "rollout_" in built(
         SettingsError, strategy=EpisodicStrategyConfig(), dataset=place.dataset("x", repo_id="acme/mine")
     )
-    *before, last = Arm.made
+    interrupted = threading.Event()
+    interrupted.set()  # while the server was waited for
+    try:
+        build_remote_context(place.rollout(), interrupted)
+    except EdgeError as err:
+        assert "interrupt" in str(err)
+    else:
+        raise AssertionError("energised after an interrupt")
+    *before, last = sorted(Arm.made, key=lambda arm: arm.connects)
     assert [arm.connects for arm in before] == [0] * len(before), "energised for a server that does not fit"
     assert (last.connects, last.disconnects) == (1, 1), "a robot is let go when its dataset cannot be made"
     for local in (SyncInferenceConfig(), RTCInferenceConfig()):

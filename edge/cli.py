@@ -93,6 +93,7 @@ def check(context: typer.Context, config: Config = None, as_json: Json = False, 
 def watch(
     client: Annotated[str, typer.Argument(help="only robots whose id begins so")] = "",
     once: Annotated[bool, typer.Option("--once", help="one look, then end")] = False,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="seconds to wait for a first one")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """How the running edges of this machine go: state, queue, latency, age, drops; live, until Ctrl-C.
@@ -107,7 +108,7 @@ def watch(
     with guard(as_json):
         from edge.watch import watch as look
 
-        found = look(client, as_json=as_json, once=once)
+        found = look(client, as_json=as_json, once=once, wait_s=wait_s)
     raise typer.Exit(DONE if found else FAILED)
 
 

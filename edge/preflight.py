@@ -143,7 +143,7 @@ def _state(features: RobotFeatures, policy: PolicyConfig) -> Finding:
 def _rate(fps: float, features: RobotFeatures, policy: PolicyConfig) -> Finding:
     if features.fps and abs(features.fps - fps) > FPS_TOLERANCE * features.fps:
         said = f"{fps:g} Hz asked for, this robot makes sense at {features.fps:g} Hz only"
-        return Finding("fps", "error", said, f"leave --fps out, or pass --fps={features.fps:g}")
+        return Finding(f"fps ({policy.kind})", "error", said, f"leave --fps out, or pass --fps={features.fps:g}")
     if policy.fps and abs(policy.fps - fps) > FPS_TOLERANCE * policy.fps:
         said = f"{fps:g} Hz, but {policy.kind} was trained at {policy.fps:g} Hz: it will move at another speed"
         return Finding(f"fps ({policy.kind})", "warning", said, f"pass --fps={policy.fps:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import uuid
@@ -26,16 +27,20 @@ from edge.watch_socket import WatchServer
 
 if TYPE_CHECKING:
     from edge.display import Display
-    from edge.recording import Recorder
+    from edge.engine import Engine
+    from edge.recording import DatasetSettings, Recorder
     from edge.rollout.control import Tick
     from edge.rollout.loop import Rollout
+    from edge.rollout.strategy import Strategy
+    from edge.rollout.summary import RolloutSummary
+    from edge.teleoperators.base import Teleoperator
 
 log = logging.getLogger(__name__)
 
 ID_CHARACTERS = 12
 SHOWN_EVERY_S = 0.25  # on a terminal
 SAID_EVERY_S = 5.0  # elsewhere
-FROZEN_SAID_EVERY_S = 10.0
+BURST = "ring_buffer_max_memory_mb"  # option of strategies that keep the past in memory
 
 
 @dataclass
@@ -47,10 +52,16 @@ class Plan:
     fps: float
     live: Live
     policy: PolicyConfig | None
+    strategy: Strategy
+    teleop: Teleoperator | None
+    dataset: DatasetSettings | None
 
 
 def plan(settings: RunSettings) -> Plan:
-    """Make the robot, not connected, and hold it to the policy's config. Raises SettingsError, ContractError."""
+    """Make the robot and all beside it, not connected, and hold it to the policy's config.
+
+    Raises SettingsError, ContractError, RobotError, RecordingError.
+    """
     client = settings.inference.client_uuid or f"edge-{uuid.uuid4().hex[:ID_CHARACTERS]}"
     asked = settings.inference.model_copy(update={"client_uuid": client})
     settings = settings.model_copy(update={"inference": asked})
@@ -67,7 +78,28 @@ def plan(settings: RunSettings) -> Plan:
         "run": uuid.uuid4().hex, "client": client, "robot_type": robot.features.robot_type, "task": settings.task,
         "service": settings.keys().prefix, "endpoints": asked.connect_endpoint, "fps": fps,
     }  # fmt: skip
-    return Plan(settings.model_copy(update={"fps": fps}), robot, fps, Live(about), policy)
+    settings, dataset = settings.model_copy(update={"fps": fps}), getattr(settings, "dataset", None)
+    strategy, teleop = _strategy(settings), _teleop(settings)
+    strategy.check(dataset is not None, teleop is not None)
+    if dataset is not None:
+        from edge.recording.push import check_push
+
+        check_push(dataset)
+    return Plan(settings, robot, fps, Live(about), policy, strategy, teleop, dataset)
+
+
+def _strategy(settings: RunSettings) -> Strategy:
+    from edge.rollout.strategies import make_strategy
+
+    return make_strategy(settings.type_of("strategy"), settings.options("strategy"))
+
+
+def _teleop(settings: RunSettings) -> Teleoperator | None:
+    if not settings.type_of("teleop"):
+        return None
+    from edge.teleoperators.registry import make_teleop
+
+    return make_teleop(settings.type_of("teleop"), settings.options("teleop"))
 
 
 def drive(planned: Plan, *, quiet: bool = False) -> Summary:
@@ -83,13 +115,14 @@ def drive(planned: Plan, *, quiet: bool = False) -> Summary:
     live.engine = engine
     with contextlib.ExitStack() as opened:
         display = _display(planned, opened)
-        recorder = _recorder(planned)
+        recorder = _recorder(planned, opened)
         rollout = _rollout(planned, engine, recorder, display)
         opened.enter_context(_watched(live))
         opened.enter_context(_said(live, rollout.stop, quiet))
         live.stage = "driving"
         result = rollout.run()
         live.stage = "ended"
+        _raise_where_nothing_began(result)
     return summarise(
         result,
         live,
@@ -100,24 +133,26 @@ def drive(planned: Plan, *, quiet: bool = False) -> Summary:
     )
 
 
-def _rollout(planned: Plan, engine: Any, recorder: Recorder | None, display: Display | None) -> Rollout:
+def _rollout(planned: Plan, engine: Engine, recorder: Recorder | None, display: Display | None) -> Rollout:
     from edge.rollout.keys import Keyboard
     from edge.rollout.loop import Rollout
-    from edge.rollout.strategies import make_strategy
 
-    settings = planned.settings
-    teleop = None
-    if settings.type_of("teleop"):
-        from edge.teleoperators.registry import make_teleop
-
-        teleop = make_teleop(settings.type_of("teleop"), settings.options("teleop"))
+    pushes = planned.dataset is not None and planned.dataset.push_to_hub
     return Rollout(
-        planned.robot, engine, recorder, settings.rollout(),
-        strategy=make_strategy(settings.type_of("strategy"), settings.options("strategy")),
-        teleop=teleop, keys=Keyboard(), on_tick=_listeners(planned.live, display),
-        push=recorder.push if recorder is not None and settings.dataset.push_to_hub else None,
-        stop=threading.Event(),
+        planned.robot, engine, recorder, planned.settings.rollout(), strategy=planned.strategy, teleop=planned.teleop,
+        keys=Keyboard(), on_tick=_listeners(planned.live, display), stop=threading.Event(),
+        push=recorder.push if recorder is not None and pushes else None,
     )  # fmt: skip
+
+
+def _raise_where_nothing_began(result: RolloutSummary) -> None:
+    """A run that did not come to its first tick is an error, not a summary of zeros."""
+    if result.counts.ticks:
+        return
+    if result.ending == "interrupted":
+        raise KeyboardInterrupt("interrupted before the robot moved")
+    if result.problems and isinstance(first := result.problems[0].error, EdgeError):
+        raise first
 
 
 def _listeners(live: Live, display: Display | None) -> Callable[[Tick], None]:
@@ -139,17 +174,21 @@ def _display(planned: Plan, opened: contextlib.ExitStack) -> Display | None:
     return opened.enter_context(Display(planned.settings.display, planned.robot.features, planned.live))
 
 
-def _recorder(planned: Plan) -> Recorder | None:
-    dataset = getattr(planned.settings, "dataset", None)
-    if dataset is None:
+def _recorder(planned: Plan, opened: contextlib.ExitStack) -> Recorder | None:
+    if planned.dataset is None:
         return None
     from edge.recording import open_recorder
 
-    return open_recorder(dataset, planned.robot.features, planned.fps)
+    burst_mib = math.ceil(planned.settings.options("strategy").get(BURST, 0))  # what a key keeps comes all at once
+    recorder = open_recorder(planned.dataset, planned.robot.features, planned.fps, burst_mib=burst_mib)
+    return opened.enter_context(recorder)  # finalized by the loop; here too where the loop never came about
 
 
 def _recorded(recorder: Recorder | None) -> dict[str, Any] | None:
-    return None if recorder is None else recorder.stats().as_dict()
+    if recorder is None:
+        return None
+    stats = recorder.stats()
+    return {"root": str(recorder.root), "episodes": stats.episodes, "frames": stats.written, "dropped": stats.dropped}
 
 
 def _compared(robot: Robot) -> dict[str, Any]:

@@ -17,19 +17,22 @@ from edge.watch_socket import Watched
 FORGET_S = 2.0  # a run that says nothing for so long is over
 LOOK_EVERY_S = 1.0
 READ_S = 0.25
-FIRST_S = 1.0
+WAIT_S = 1.0  # for a first run
 STYLES = {
     "STREAMING": "green", "CONNECTING": "cyan", "DEGRADED": "yellow", "STALLED": "bold red", "RECONNECTING": "yellow",
     "DEAD": "bold white on red", "STOPPED": "dim",
 }  # fmt: skip
-DROPS = ("stale_drops", "late_rows", "foreign", "malformed", "limited")
+DROPS = {
+    "stale_drops": "stale", "late_rows": "late", "late_chunks": "whole chunks late", "foreign": "foreign",
+    "malformed": "malformed", "limited": "limited",
+}  # fmt: skip
 
 
-def watch(client: str = "", *, as_json: bool = False, once: bool = False) -> bool:
+def watch(client: str = "", *, as_json: bool = False, once: bool = False, wait_s: float = WAIT_S) -> bool:
     """Show the running edges whose id begins with `client`, until Ctrl-C or their end. Whether any was there."""
     watched = Watched(client)
     try:
-        first = _read(watched, {}, FIRST_S)
+        first = _first(watched, wait_s)
         if not first:
             err.print(
                 "[bold red]no edge runs here[/]" + (f" whose id begins with {client}" if client else ""),
@@ -41,6 +44,15 @@ def watch(client: str = "", *, as_json: bool = False, once: bool = False) -> boo
     finally:
         watched.close()
     return True
+
+
+def _first(watched: Watched, wait_s: float) -> dict[str, dict[str, Any]]:
+    """What the first runs say that are heard; {} when there are none in time."""
+    end_s = time.monotonic() + wait_s
+    while not (found := _read(watched, {}, READ_S)) and time.monotonic() < end_s:
+        if not watched.look():
+            time.sleep(min(READ_S, wait_s))
+    return found
 
 
 def _follow(watched: Watched, seen: dict[str, dict[str, Any]], as_json: bool, once: bool) -> None:
@@ -76,40 +88,41 @@ def _read(watched: Watched, seen: dict[str, dict[str, Any]], timeout_s: float) -
 
 
 def view(runs: list[dict[str, Any]]) -> Group:
-    """One row a robot, and the last change of each."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("robot", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("queue", "latency p50/p95", "age", "tick", "late", "asked", "again", "lost", "drops", "idle ticks"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for now in runs:
-        table.add_row(*_row(now))
-    changes = [_change(now) for now in runs if now.get("last_transition")]
-    return Group(table, *changes)
+    """A few lines a robot; narrow enough for any terminal."""
+    return Group(*(part for now in runs for part in _block(now)))
 
 
-def _row(now: Mapping[str, Any]) -> list[Text]:
+def _block(now: Mapping[str, Any]) -> list[Text | Table]:
     counters = now.get("counters", {})
     state = str(now.get("state", now.get("stage", "")))
+    title = Text.assemble(
+        (f"{now.get('client', '')}", "bold"), f" ({now.get('robot_type', '')}, {now.get('task') or 'no task'})  ",
+        (state, STYLES.get(state, "")), f"  {now.get('elapsed_s', 0.0):.0f} s",
+    )  # fmt: skip
+    drops = ", ".join(f"{counters[name]} {words}" for name, words in DROPS.items() if counters.get(name))
+    latency = "/".join(f"{now.get(f'latency_{q}_ms', 0.0):.0f}" for q in ("p50", "p95", "p99"))
     cells = [
-        f"{now.get('left_rows', 0)} = {now.get('left_s', 0.0):.1f} s",
-        f"{now.get('latency_p50_ms', 0.0):.0f}/{now.get('latency_p95_ms', 0.0):.0f} ms",
-        f"{now.get('age_ms', 0.0):.0f} ms",
-        f"{now.get('tick_hz', 0.0):.1f} Hz",
-        f"{now.get('lateness_ms', 0.0):.1f} ms",
-        *(str(counters.get(name, 0)) for name in ("requests", "resends", "timeouts")),
-        str(sum(counters.get(name, 0) for name in DROPS)),
-        str(counters.get("starved_ticks", 0)),
+        ("queue", f"{now.get('left_s', 0.0):.1f} s, {now.get('left_rows', 0)} actions"),
+        ("latency", f"{latency} ms (p50/p95/p99)"),
+        ("age", f"{now.get('age_ms', 0.0):.0f} ms"),
+        ("tick", f"{now.get('tick_hz', 0.0):.1f} Hz, {now.get('lateness_ms', 0.0):.1f} ms late"),
+        ("asked", f"{counters.get('requests', 0)}, {counters.get('resends', 0)} again"),
+        ("failed", f"{counters.get('timeouts', 0)} requests, {counters.get('starved_ticks', 0)} ticks without action"),
+        ("drops", drops or "none"),
+        ("server", str(now.get("server_id", "")) or "-"),
     ]
-    robot = f"{now.get('client', '')} ({now.get('robot_type', '')})"
-    return [Text(robot), Text(state, STYLES.get(state, "")), *map(Text, cells)]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for style in ("dim", "", "dim", ""):
+        table.add_column(style=style, overflow="fold")
+    for (a, left), (b, right) in zip(cells[::2], cells[1::2], strict=True):
+        table.add_row(f"  {a}", Text(left), b, Text(right))
+    return [title, table, *([_change(now)] if now.get("last_transition") else [])]
 
 
 def _change(now: Mapping[str, Any]) -> Text:
     last = now["last_transition"]
     why = f": {last['why']}" if last["why"] else ""
-    said = f"{now.get('client', '')} at {last['at_s']:.1f} of {now.get('elapsed_s', 0.0):.1f} s: "
-    return Text(f"{said}{last['old']} -> {last['new']} ({last['event']}{why})", "dim")
+    return Text(f"  at {last['at_s']:.1f} s {last['old']} -> {last['new']} ({last['event']}{why})", "dim")
 
 
 def line(now: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -282,3 +283,17 @@ def test_actions_that_cannot_be_sent_are_refused(short: Path, action: np.ndarray
     with pytest.raises(RobotError, match=r"numbers"):
         driven.send(action)
     driven.disconnect()
+
+
+def test_a_hub_dataset_that_was_downloaded_is_played_without_asking_the_hub(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "datasets" / "acme" / "rec"
+    shutil.copytree(short, folder)
+    folder.with_name("rec.download.json").write_text("{}")
+    monkeypatch.setenv("CUEBOOK_HOME", str(tmp_path))
+    made = make_robot("dataset", {"repo_id": "acme/rec", "episode": 1})
+    assert made.features.action_names == make_robot("dataset", {"root": str(short)}).features.action_names
+    with pytest.raises(RobotError, match="USER/NAME"):
+        make_robot("dataset", {"repo_id": "../x"})

@@ -13,7 +13,7 @@ import numpy as np
 from edge.robots.base import Reading, RobotFeatures
 from tests.edge.witness import ACTIONS, STATE, Witness, read, session_number
 
-WAIT_S = 60.0
+WAIT_S = 20.0
 SHOWN_MAX = 5
 POLICY = "policy"
 PICTURE = np.full((48, 64, 3), 90, np.uint8)
@@ -124,6 +124,11 @@ class Drive(threading.Thread):
         for _ in range(number):
             tick = self.until(lambda tick: tick.acts, timeout_s)
         return tick
+
+    def go_on(self, ticks: int) -> None:
+        """Wait for so many more ticks, whatever they do."""
+        end = len(self.ticks) + ticks
+        self.until(lambda tick: tick.number >= end)
 
     def until_state(self, state: str, timeout_s: float = WAIT_S) -> Tick:
         """Wait until the engine is in a state at the end of a tick."""

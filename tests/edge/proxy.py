@@ -128,6 +128,7 @@ class Proxy:
         self.questions: list[str] = []  # keys that were asked
         self.heard: list[tuple[str, bytes, bytes]] = []  # (key, body, attachment) that came in, before the weather
         self.sent: list[tuple[str, bytes, bytes]] = []
+        self.sent_s: list[float] = []  # when; monotonic
         self._ears: list[tuple[str, Callable[[Sample], None]]] = []
         self._watchers: list[tuple[dict[str, bool], Callable[[str, bool], None]]] = []
         self._is_cut = False
@@ -225,6 +226,7 @@ class Proxy:
 
     def pass_up(self, key: str, body: bytes, attachment: bytes, to: Deliver) -> None:
         """An observation on its way."""
+        self.sent_s.append(time.monotonic())
         self.sent.append((key, body, attachment))
         if not self._is_cut:
             self.up.send(body, attachment, to)

@@ -111,6 +111,7 @@ class Control:
         self._acted = False  # since it was read last
         self._dispatched: Dispatched | None = None
         self._task = ""
+        self._starving = 0  # ticks until the policy is asked again, after it had nothing to say
         self._others = 0  # ticks of somebody else, since the policy drove
         self.open_frames = 0  # recorded, of an episode that is not saved yet
 
@@ -165,7 +166,7 @@ class Control:
         self.engine.reset()
         self.interpolator.reset()
         self.engine.resume()
-        self._others = 0
+        self._starving = self._others = 0
         self.pace.restart()
 
     # --- ticks ----------------------------------------------------------------------------------------
@@ -174,14 +175,18 @@ class Control:
         """Wait for the beat, then read and ask the engine where a new action is due, and send what is to be sent."""
         self.pace.wait()
         read_ms = 0.0
-        if self.interpolator.needs_action:
+        if self._starving:  # the policy is asked `fps` times a second, whether it answers or not
+            self._starving -= 1
+        elif self.interpolator.needs_action:
             read_ms = self._read()
             if self.robot_done():  # what it shows now belongs to no further action
                 return self._told(Phase.POLICY, None, False, None, read_ms)
             self.engine.notify_observation(self.reading)
             action = self.engine.get_action()
             self._dispatched = self.engine.dispatched
-            if action is not None:
+            if action is None:
+                self._starving = self.settings.interpolation_multiplier - 1
+            else:
                 self.counts.policy_actions += 1
                 self._task = self.engine.dispatched_task
                 self.interpolator.add(action)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal while a robot is driven: its calls are not cut in two where it can be helped.
+"""Ctrl-C, Ctrl-Z, SIGTERM and a lost terminal: a call to the robot is not cut in two where it can be helped.
 
 stage       first signal                    further ones
 STARTING    KeyboardInterrupt               the end goes on: nothing is energised yet
@@ -15,8 +15,9 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Any
 
-# SIGHUP: the terminal is gone, such as a dropped ssh; by itself it would end the process and leave the robot moving
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# the last two would end or halt the process with the robot moving: a terminal that is gone (a dropped ssh), and Ctrl-Z
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 INSIST = 3  # signals within one step of the end that give it up
 
 

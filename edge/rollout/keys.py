@@ -1,6 +1,6 @@
 """Keys that are pressed in the terminal while a robot is driven, read by a thread of their own.
 
-The terminal gives each key at once and echoes none (cbreak); Ctrl-C and Ctrl-Z keep their meaning. It is put back as it
+The terminal gives each key at once and echoes none (cbreak); Ctrl-C still is a signal. It is put back as it
 was when the reading ends, and at the exit of the process. Without a terminal, or in the background, there are no keys.
 """
 

@@ -71,7 +71,7 @@ def driven() -> Iterator:
         run.process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP])
 def test_once_while_driving_goes_home_and_ends_well(driven, number):
     run = driven()
     run.until("robot.send", 5)

@@ -96,6 +96,15 @@ def test_between_two_actions_it_asks_nobody_and_goes_straight(log):
     assert [t.dispatched.step for t in ticks] == [0, 1, 1, 1, 1]
 
 
+def test_a_policy_that_has_nothing_to_say_is_asked_no_more_often(log):
+    engine = FakeEngine(log, [(0, 0), None, None, (3, 3)])
+    robot = FakeRobot(log, done_after=4)
+    summary = rollout(log, robot, engine, interpolation_multiplier=3, return_to_initial_position=False).run()
+    assert robot.sent.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert len(log.of("engine.get_action")) == 4 and len(log.of("robot.read")) == 1 + 4
+    assert summary.counts.without_action == 2 * 3 and summary.counts.ticks == 1 + 2 * 3 + 3
+
+
 def test_commands_come_as_often_as_interpolation_asks_for(log):
     summary = rollout(log, FakeRobot(log), fps=50.0, interpolation_multiplier=4, duration=0.5).run()
     assert summary.counts.ticks + summary.overruns == pytest.approx(100, abs=4)

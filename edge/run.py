@@ -134,13 +134,12 @@ def drive(planned: Plan, *, quiet: bool = False) -> Summary:
 
 
 def _rollout(planned: Plan, engine: Engine, recorder: Recorder | None, display: Display | None) -> Rollout:
-    from edge.rollout.keys import Keyboard
     from edge.rollout.loop import Rollout
 
     pushes = planned.dataset is not None and planned.dataset.push_to_hub
     return Rollout(
         planned.robot, engine, recorder, planned.settings.rollout(), strategy=planned.strategy, teleop=planned.teleop,
-        keys=Keyboard(), on_tick=_listeners(planned.live, display), stop=threading.Event(),
+        keys=planned.strategy.listens(), on_tick=_listeners(planned.live, display), stop=threading.Event(),
         push=recorder.push if recorder is not None and pushes else None,
     )  # fmt: skip
 

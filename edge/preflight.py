@@ -9,7 +9,7 @@ from configuration.findings import Finding
 from edge.contract import FPS_TOLERANCE, camera_key
 from edge.errors import ContractError
 from edge.policy_config import PolicyConfig
-from edge.robots.base import VELOCITY, RobotFeatures
+from edge.robots.base import RobotFeatures, is_velocity
 from edge.run_settings import RunSettings
 from serving.wire.messages import Status
 
@@ -60,18 +60,18 @@ def refuse(findings: Sequence[Finding]) -> None:
 
 
 def check_fallback(settings: RunSettings, features: RobotFeatures) -> Finding:
-    """Whether what the robot does without actions is safe for its joints."""
-    fallback = settings.inference.fallback
-    velocities = [name for name in features.action_names if name.endswith(VELOCITY)]
-    what = "inference.fallback"
-    if fallback == "hold" and velocities:
-        said = f"hold sends nothing, and {', '.join(velocities[:3])} keep their last velocity"
-        return Finding(what, "error", said, "use --inference.fallback=stop: velocities to zero, positions held")
-    if fallback == "zero" and len(velocities) < len(features.action_names):
-        others = [name for name in features.action_names if name not in velocities]
+    """What this robot's joints do without actions, and whether that is safe."""
+    asked, what = settings.inference, "without actions"
+    velocities = [name for name in features.action_names if is_velocity(name)]
+    others = [name for name in features.action_names if name not in velocities]
+    if asked.fallback == "zero" and others:
         said = f"zero would drive {', '.join(others[:3])} to 0"
         return Finding(what, "error", said, "use --inference.fallback=stop: velocities to zero, positions held")
-    return Finding(what, "ok", fallback)
+    said = "positions are held: nothing is sent" if not velocities else "velocities go to zero"
+    said += ", positions are sent again" if velocities and others else ""
+    if asked.fallback == "repeat_last":
+        said = f"the last action again for {asked.repeat_last_max_s:g} s, then {said}"
+    return Finding(what, "ok", said)
 
 
 def _cameras(

@@ -20,7 +20,6 @@ COMMANDS = ("run", "check", "watch", "recover", "fields")
 HEAVY = ("torch", "lerobot", "pyarrow", "av", "prefect", "zenoh", "numpy", "rerun", "gymnasium", "duckdb", "cv2")
 IMPORT_S, IMPORT_MIB = 0.4, 70
 CONFIG_ERROR_S = 2.0
-SAFE = ["--inference.fallback=stop"]  # for joints that are driven by velocity
 LEAST = ["--policy.path=me/towels", "--robot.type=dataset", "--robot.root=nowhere"]
 
 
@@ -173,7 +172,7 @@ def test_a_run_that_is_told_to_stop_ends_well_and_is_seen_until_then(served, tmp
 
 def test_ctrl_c_before_there_is_a_server_is_an_interruption():
     flags = [f"--inference.connect_endpoint=tcp/127.0.0.1:{free_port()}", "--inference.connect_timeout_s=50"]
-    process = start("run", "--policy.path=x", "--robot.type=tests.edge.commands:arm", *flags, *SAFE, "--json")
+    process = start("run", "--policy.path=x", "--robot.type=tests.edge.commands:arm", *flags, "--json")
     try:
         assert "asked of the server" in process.stderr.readline()
         time.sleep(0.3)  # it dials; there is nothing to wait for
@@ -195,7 +194,7 @@ def test_no_server_is_an_error_and_nothing_was_energised(generated_dataset):
 
 
 def test_a_robot_with_other_actions_is_refused_side_by_side_before_dialling(served):
-    words = ["--robot.type=tests.edge.commands:arm", *SAFE, *(f for f in served.flags if not f.startswith("--robot"))]
+    words = ["--robot.type=tests.edge.commands:arm", *(f for f in served.flags if not f.startswith("--robot"))]
     done = run("run", *words)
     assert done.returncode == 1
     assert "want actions (recorded dataset) to fit" in done.stderr and "<- differs" in done.stderr
@@ -279,7 +278,7 @@ def test_one_dead_endpoint_of_two_is_a_warning(served):
         ("--fps=25", "fps (recorded dataset)", "error"),
         ("--robot.cameras=front", "cameras (recorded dataset)", "warning"),
         ("--inference.rename_map={nose: observation.images.front}", "inference.rename_map", "error"),
-        ("--inference.fallback=zero", "inference.fallback", "error"),
+        ("--inference.fallback=zero", "without actions", "error"),
     ],
 )
 def test_what_does_not_fit_is_found(served, word, what, outcome):
@@ -287,10 +286,10 @@ def test_what_does_not_fit_is_found(served, word, what, outcome):
     assert code == 1 and found[what]["outcome"] == outcome and found[what]["remedy"]
 
 
-def test_a_velocity_robot_must_not_hold(served):
+def test_what_a_velocity_robot_does_without_actions_is_said(served):
     flags = [f for f in served.flags if not f.startswith("--robot")]
     _, _, found = findings("--robot.type=tests.edge.commands:arm", *flags)
-    assert found["inference.fallback"]["outcome"] == "error" and "stop" in found["inference.fallback"]["remedy"]
+    assert "velocities go to zero" in found["without actions"]["said"]
     assert found["actions (recorded dataset)"]["outcome"] == "error"
 
 

@@ -72,7 +72,12 @@ def _run(request: Request, out: Path) -> None:
     path = os.pathsep.join([project, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "edge.recording.lerobot_process", str(told)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    ours, held = os.pipe()  # it ends when the pipe does: not even a kill leaves it writing behind
+    try:
+        done = subprocess.run(command, env=env, stdin=ours, capture_output=True, text=True, check=False)
+    finally:
+        os.close(ours)
+        os.close(held)
     told.unlink()
     if done.returncode:
         said = done.stderr[-SAID_CHARS_MAX:].strip() or f"exit code {done.returncode}"

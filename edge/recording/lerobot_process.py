@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ REPO_ID_NONE = "local/rollout"
 def main(path: str) -> None:
     """Add the parts of a request to a dataset, one episode each."""
     logging.getLogger("lerobot").setLevel(logging.ERROR)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     request = msgspec.json.decode(Path(path).read_bytes(), type=Request)
     dataset = _open(request)
     for part in request.parts:
@@ -31,6 +34,11 @@ def main(path: str) -> None:
                 dataset.add_frame(frame)
             dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing comes but the end
+    os._exit(1)
 
 
 def _open(request: Request) -> Any:

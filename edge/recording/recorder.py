@@ -117,7 +117,7 @@ class Recorder:
         self._bytes_out, self._items_out = 0, 0  # by the writer's thread
         self._items_in, self._dropped, self._gap = 0, 0, 0
         self._told_behind, self._told_gap = False, False
-        self._finalized = False
+        self._stopping, self._finalized = False, False
         self._finalizing = threading.Lock()
         self._failure: RecordingError | None = None
         self._thread = threading.Thread(target=self._work, name="cuebook-record", daemon=True)
@@ -207,21 +207,33 @@ class Recorder:
         the rest is.
         """
         with self._finalizing:
-            if self._finalized:
-                return self._recorded()
-            from edge.recording.recover import remove_spool
-            from edge.recording.spool import STOPPED
+            if not self._finalized:
+                self._finish()
+            return self._recorded()
 
-            self._finalized = True
+    def _finish(self) -> None:
+        """Interrupted by Ctrl-C, it may be called again and goes on."""
+        from edge.recording.recover import remove_spool
+        from edge.recording.spool import STOPPED
+
+        if not self._stopping:
+            self._stopping = True
             self._jobs.put(Save("", STOPPED))
             self._jobs.put(Stop())
-            self._thread.join()
-            with self._held:
-                self._writer.publish_saved()
-                remove_spool(self._publisher.spool)
-            if self._failure is not None:
-                raise self._failure
-            return self._recorded()
+        self._thread.join()
+        try:
+            self._writer.publish_saved()
+            remove_spool(self._publisher.spool)
+        except RecordingError:
+            self._close()
+            raise
+        self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _close(self) -> None:
+        self._finalized = True
+        self._held.close()
 
     def _recorded(self) -> Path | None:
         return self.root if self._publisher.episodes else None

@@ -16,6 +16,7 @@ from edge.recording.plan import LEROBOT, OWN, Plan, read_plan, spool_of
 from edge.recording.publish import Publisher
 from edge.recording.spool import parts_in
 from tasks.dataset import commit
+from tasks.dataset.info import INFO_PATH
 from tasks.dataset.lock import lock_dataset
 from tasks.errors import AnnotateError, DatasetBusyError
 
@@ -95,7 +96,9 @@ def remove_spool(spool: Path) -> None:
 
 def _at(plan: Plan, root: Path, writer: str | None) -> Plan:
     """The plan for where the dataset lies now: folders may have been moved together."""
-    if writer == OWN and plan.writer == LEROBOT and (root / "meta/info.json").is_file():
-        wanted = f"want to go on with the writer that laid out {root}"
-        raise RecordingError(wanted, "--writer=own", "leave it away, or recover into a folder without a dataset")
+    if writer not in (None, OWN, LEROBOT):
+        raise RecordingError(f"want {OWN} or {LEROBOT} as writer", repr(writer), "leave it away for the one before")
+    if writer not in (None, plan.writer) and (root / INFO_PATH).is_file():
+        wanted = f"want to go on with the writer that laid out {root}, {plan.writer}"
+        raise RecordingError(wanted, f"--writer={writer}", "leave it away")
     return msgspec.structs.replace(plan, root=str(root), writer=writer or plan.writer)

@@ -1,8 +1,8 @@
 """A run that is killed: python -m tests.edge.recording.killed_drive ROOT FIRST [STRIDE].
 
 Without STRIDE it drives without end, saves and publishes now and then, and says after each frame how many are on disk.
-With STRIDE it records two short episodes and finishes, again and again, each time into a copy of ROOT (../STEP/d) and in
-a process that is killed before its STEP-th change of the file system, until one lives; it says how each of them ended.
+With STRIDE it records two short episodes and finishes, again and again, each time into a copy of ROOT (../STEP/d) and
+in a process that is killed before its STEP-th change of the file system, until one lives; it says how each ended.
 """
 
 from __future__ import annotations

@@ -262,6 +262,16 @@ def test_what_does_not_fit_is_not_appended(tmp_path: Path) -> None:
     assert check_whole(root) == [[0, 1]]
 
 
+def test_lerobots_writer_is_refused_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.recording.lerobot.installed", lambda: False)
+    with pytest.raises(RecordingError, match=r"--dataset\.writer=own"):
+        begin(tmp_path / "d", writer="lerobot")
+    monkeypatch.setattr("edge.recording.lerobot.installed", lambda: True)
+    with pytest.raises(RecordingError, match="h264, hevc, av1"):
+        begin(tmp_path / "d", writer="lerobot", codec="mpeg4")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_recording_at_a_time(tmp_path: Path) -> None:
     with begin(tmp_path / "d") as recorder:
         with pytest.raises(RecordingError, match="process"):

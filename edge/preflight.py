@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
+import numpy as np
+
 from configuration.findings import Finding
 from edge.contract import FPS_TOLERANCE, camera_key
-from edge.errors import ContractError
+from edge.errors import ContractError, SettingsError
 from edge.policy_config import PolicyConfig
 from edge.robots.base import RobotFeatures, is_velocity
 from edge.run_settings import RunSettings
+from edge.safety import Limits
 from serving.wire.messages import Status
 
 SHAPE_TOLERANCE = 0.02  # of width by height: more is another picture, not another size
@@ -72,6 +75,17 @@ def check_fallback(settings: RunSettings, features: RobotFeatures) -> Finding:
     if asked.fallback == "repeat_last":
         said = f"the last action again for {asked.repeat_last_max_s:g} s, then {said}"
     return Finding(what, "ok", said)
+
+
+def check_limits(settings: RunSettings, features: RobotFeatures) -> Finding:
+    """Whether all limits are of joints that the robot has, and leave them room."""
+    try:
+        limits = Limits(settings.safety, features, features.action_names)
+    except SettingsError as err:
+        return Finding("safety", "error", f"{err.wanted}: {err.got}", err.remedy)
+    said = [f"range of {n} joints" for n in [int((limits.low > -np.inf).sum())] if n]
+    said += [f"step of {n} joints" for n in [int((limits.step < np.inf).sum())] if n]
+    return Finding("safety", "ok", f"limited: {', '.join(said)}" if said else "no limits beside the robot's own")
 
 
 def _cameras(

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from edge.errors import ChunkError, SettingsError
-from edge.robots.base import VELOCITY, RobotFeatures
+from edge.robots.base import RobotFeatures, is_velocity
 from edge.settings import SafetySettings
 
 DTYPES = (np.float32, np.float16)  # of chunks; float16 holds nothing that float32 does not
@@ -113,10 +113,10 @@ class Fallback:
     def __init__(self, kind: str, action_names: Sequence[str], repeat_last_max_s: float) -> None:
         self._kind = kind
         self._repeat_last_max_s = repeat_last_max_s
-        self._velocity = np.array([name.endswith(VELOCITY) for name in action_names], bool)
+        self._velocity = np.array([is_velocity(name) for name in action_names], bool)
         if kind == "zero" and not self._velocity.all():
-            other = next(name for name in action_names if not name.endswith(VELOCITY))
-            wanted = f"want {VELOCITY} joints only where the fallback is zero: it drives any other joint to position 0"
+            other = next(name for name in action_names if not is_velocity(name))
+            wanted = "want velocities only where the fallback is zero: it drives any other joint to position 0"
             raise SettingsError(wanted, other, "set --inference.fallback=stop: velocities to zero, positions held")
 
     def action(self, last: np.ndarray | None, starved_s: float) -> tuple[np.ndarray | None, str]:

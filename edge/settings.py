@@ -68,7 +68,7 @@ class InferenceSettings(BaseModel):
         "hold", description="without actions: send nothing; the last one for a while; zero for .vel, hold for the rest"
     )
     repeat_last_max_s: float = Field(0.5, ge=0, le=60, description="how long repeat_last repeats before it stops")
-    degraded_after_s: Seconds = Field(1.0, description="an answer this late is taken for lost, unless most take that long")
+    degraded_after_s: Seconds = Field(1.0, description="a later answer is taken for lost, unless most are")
     request_timeout_s: Seconds = Field(5.0, description="an open, or all tries of one request, failed after this")
     handshake_timeout_s: Seconds = Field(2.0, description="wait for servers to say what they serve")
     connect_timeout_s: Seconds = Field(10.0, description="wait for a first server before the robot is energised")

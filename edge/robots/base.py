@@ -9,6 +9,13 @@ from typing import Protocol
 import numpy as np
 
 POSITION, VELOCITY = ".pos", ".vel"  # endings of joint names, as LeRobot has them
+# what stands still at 0 and goes on while nothing is sent: LeRobot's bases have names of their own
+VELOCITIES = (VELOCITY, "_velocity", ".vx", ".vy", ".vtheta", "remote.lx", "remote.ly", "remote.rx", "remote.ry")
+
+
+def is_velocity(name: str) -> bool:
+    """Whether an action is a speed: silence lets it go on, zero stops it."""
+    return name.endswith(VELOCITIES)
 
 
 @dataclass(frozen=True)

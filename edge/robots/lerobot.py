@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import RobotError
-from edge.robots.base import VELOCITY, Reading, RobotFeatures
+from edge.robots.base import Reading, RobotFeatures, is_velocity
 from edge.robots.factory import check_action
 from edge.robots.lerobot_types import Family, camera_at_fault, connect, let_go, make_device, names_of
 from edge.robots.watch import camera_gone
@@ -21,8 +21,6 @@ from edge.robots.watch import camera_gone
 log = logging.getLogger(__name__)
 
 FLAG = "--robot."
-# what stands still at 0 beside names that end in .vel: LeRobot's bases have names of their own
-RATES = (VELOCITY, "_velocity", ".vx", ".vy", ".vtheta", "remote.lx", "remote.ly", "remote.rx", "remote.ry")
 
 
 def make(kind: str, options: Mapping[str, Any], ours: tuple[str, ...] = ()) -> LeRobotRobot:
@@ -38,7 +36,7 @@ class LeRobotRobot:
         """`robot` is a lerobot.robots.Robot. Raises RobotError for features that are no numbers and pictures."""
         self.robot, self.kind = robot, kind
         self.features = _features(robot, kind)
-        self._rates = np.array([name.endswith(RATES) for name in self.features.action_names])
+        self._rates = np.array([is_velocity(name) for name in self.features.action_names])
         self._sent: np.ndarray | None = None
         self._connected = False
 

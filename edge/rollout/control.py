@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.errors import ContractError
-from edge.robots.base import VELOCITY, Reading, Robot
-from edge.rollout.home import Pose, follow, pose_of, way
+from edge.robots.base import Reading, Robot, is_velocity
+from edge.rollout.home import Pose, filled, follow, pose_of, way
 from edge.rollout.interpolator import Interpolator
 from edge.rollout.keys import ESCAPE, NO_KEYS, KeySource
 from edge.rollout.pace import Pace
@@ -235,7 +235,7 @@ class Control:
 
     def go(self, there: Pose, duration_s: float, stop: Event) -> str:
         """Move smoothly from where it stands to a pose. Says how that ended. Raises RobotError."""
-        here = self.stand()
+        here = filled(self.features, self.stand(), self.last_action)
         commands = None if here is None else way(self.features, here, there, self.last_action, duration_s)
         if commands is None:
             return "unknown: some joints have no safe value"
@@ -245,7 +245,7 @@ class Control:
         """What holds the robot where it was sent last: velocities zero, the rest again; None before the first."""
         if self.last_action is None:
             return None
-        moving = [name.endswith(VELOCITY) for name in self.features.action_names]
+        moving = [is_velocity(name) for name in self.features.action_names]
         return np.where(moving, np.float32(0), self.last_action).astype(np.float32)
 
     def _read(self) -> float:

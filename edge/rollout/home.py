@@ -8,7 +8,7 @@ from threading import Event
 
 import numpy as np
 
-from edge.robots.base import POSITION, VELOCITY, Reading, RobotFeatures
+from edge.robots.base import POSITION, Reading, RobotFeatures, is_velocity
 from edge.rollout.pace import Pace
 
 HOME_S = 3.0
@@ -33,6 +33,16 @@ def pose_of(features: RobotFeatures, reading: Reading) -> Pose | None:
     return Pose(action, known) if known.any() and np.isfinite(action).all() else None
 
 
+def filled(features: RobotFeatures, here: Pose | None, last: np.ndarray | None) -> Pose | None:
+    """Where a robot stands, and where it was sent last for joints that do not tell; None when nothing is known."""
+    if last is None:
+        return here
+    sent = Pose(np.asarray(last, np.float32), np.array([not is_velocity(n) for n in features.action_names]))
+    if here is None:
+        return sent if sent.known.any() else None
+    return Pose(np.where(here.known, here.action, sent.action), here.known | sent.known)
+
+
 def way(
     features: RobotFeatures, here: Pose, there: Pose, last: np.ndarray | None, duration_s: float = HOME_S
 ) -> np.ndarray | None:
@@ -44,7 +54,7 @@ def way(
     part = np.arange(1, max(1, round(duration_s * RATE_HZ)) + 1) / max(1, round(duration_s * RATE_HZ))
     part = part**3 * (10 - 15 * part + 6 * part**2)
     moving = here.known & there.known
-    zero = np.array([name.endswith(VELOCITY) for name in features.action_names])
+    zero = np.array([is_velocity(name) for name in features.action_names])
     if last is None and not (moving | zero).all():
         return None
     kept = np.zeros(len(zero)) if last is None else np.where(zero, 0.0, last)

@@ -12,7 +12,7 @@ from edge import certificates
 from edge.dry_requests import REQUESTS, Latency, measure
 from edge.errors import ContractError, EdgeError, LinkError
 from edge.policy_config import PolicyConfig, read_policy_config
-from edge.preflight import check_fallback, compare, config_of, control_fps
+from edge.preflight import check_fallback, check_limits, compare, config_of, control_fps
 from edge.robots.base import RobotFeatures
 from edge.robots.registry import make_robot
 from edge.run_settings import RunSettings
@@ -86,6 +86,7 @@ def _before_dialling(settings: RunSettings, features: RobotFeatures, policy: Pol
         yield Finding("policy.path", "ok", f"{policy.kind}, {policy.policy_type}")
         yield from compare(settings, features, policy)
     yield check_fallback(settings, features)
+    yield check_limits(settings, features)
     yield from certificates.check_files(settings.inference)
 
 

@@ -17,7 +17,7 @@ from edge.console import err
 from edge.errors import EdgeError
 from edge.live import Live
 from edge.policy_config import PolicyConfig, read_policy_config
-from edge.preflight import check_fallback, compare, control_fps, refuse
+from edge.preflight import check_fallback, check_limits, compare, control_fps, refuse
 from edge.robots.base import Robot
 from edge.robots.registry import make_robot
 from edge.run_settings import RunSettings
@@ -67,7 +67,8 @@ def plan(settings: RunSettings) -> Plan:
     settings = settings.model_copy(update={"inference": asked})
     robot = make_robot(settings.type_of("robot"), settings.options("robot"))
     policy = read_policy_config(settings.policy.path, settings.policy.revision)
-    findings = [check_fallback(settings, robot.features), *certificates.check_files(asked)]
+    findings = [check_fallback(settings, robot.features), check_limits(settings, robot.features)]
+    findings += certificates.check_files(asked)
     findings += compare(settings, robot.features, policy) if policy is not None else []
     refuse(findings)
     for finding in findings:

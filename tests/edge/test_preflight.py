@@ -6,7 +6,7 @@ import pytest
 
 from edge.errors import ContractError
 from edge.policy_config import PolicyConfig
-from edge.preflight import check_fallback, compare, config_of, control_fps, refuse, side_by_side
+from edge.preflight import check_fallback, check_limits, compare, config_of, control_fps, refuse, side_by_side
 from edge.robots.base import RobotFeatures
 from edge.run_settings import load
 from serving.wire.messages import Status
@@ -127,3 +127,11 @@ def test_a_server_says_the_same_as_a_config():
 def test_what_joints_do_without_actions(names, fallback, outcome, said):
     found = check_fallback(settings(f"--inference.fallback={fallback}"), RobotFeatures("r", names, names))
     assert (found.outcome, said in found.said) == (outcome, True), found.said
+
+
+def test_limits_of_joints_that_the_robot_has_not_are_refused():
+    assert check_limits(
+        settings("--safety.range={pan: [-1, 1]}", "--safety.step_max={lift.pos: 0.1}"), FEATURES
+    ).said == ("limited: range of 1 joints, step of 1 joints")
+    found = check_limits(settings("--safety.step_max={pam: 0.1}"), FEATURES)
+    assert found.outcome == "error" and "pan" in found.remedy

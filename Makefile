@@ -7,7 +7,7 @@ PY312_WORKS := $(shell test -n "$(PY312)" && $(PY312) -c "import venv" 2>/dev/nu
 WORKERS ?= 2
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo serve test test-fast compat lint bench fuzz clean
+.PHONY: demo serve drive chaos test test-fast compat lint bench fuzz clean
 
 $(VENV)/.annotate: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -15,11 +15,12 @@ $(VENV)/.annotate: pyproject.toml
 	$(BIN)/pip install -q -e '.[annotate]'
 	touch $@
 
-# torch by itself and first: what comes after it must not choose another build. xgrammar without triton: 1 GB that a CPU does not use
+# torch by itself and first: what comes after it must not choose another build. xgrammar without triton: 1 GB that a CPU does
+# not use; gym-pusht without the OpenCV that wants a screen
 $(VENV)/.dev: $(VENV)/.annotate
 	$(BIN)/pip install -q '$(TORCH)'
 	$(BIN)/pip install -q -e '.[dev]'
-	$(BIN)/pip install -q --no-deps xgrammar apache-tvm-ffi
+	$(BIN)/pip install -q --no-deps xgrammar apache-tvm-ffi 'gym-pusht>=0.1.8,<0.2'
 	touch $@
 
 demo: $(VENV)/.annotate ## make a small dataset, annotate it without a model, show the result
@@ -35,6 +36,12 @@ serve: $(VENV)/.replay ## make a small recording and serve it: robots get its ac
 	mkdir -p demo/serve
 	test -f demo/serve/manifest.yaml || $(BIN)/serving init demo/serve/manifest.yaml
 	$(BIN)/serving up demo/serve/manifest.yaml
+
+drive: $(VENV)/.replay ## while `make serve` runs: a recorded robot is driven by it
+	cd demo/serve && $(abspath $(BIN))/edge run --policy.path=recording --robot.type=dataset --robot.root=recording
+
+chaos: $(VENV)/.dev ## ten minutes of killed, hung and restarted servers and routers, losses, delays and garbage
+	CUEBOOK_CHAOS_S=600 $(BIN)/pytest -q tests/edge/test_chaos.py --timeout=1200
 
 test: $(VENV)/.dev ## all tests, the slow ones too
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
@@ -74,6 +81,7 @@ bench: $(VENV)/.dev ## tables of measured figures beside their bars
 	$(BIN)/python -m bench.bench_snapping
 	$(BIN)/python -m bench.bench_annotate
 	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.edge
 
 clean:
 	rm -rf $(VENV) $(VENV)-compat demo bench/work

@@ -12,6 +12,7 @@ from configuration import flags
 from configuration.refusal import REFUSED
 from configuration.yaml_source import Place, dotted
 
+NAME_LIKE, VALUE_LIKE = 0.5, 0.6  # how alike two are when one may be a slip of the other
 GOT_MAX = 120  # characters shown of what was given
 UNKNOWN = "want a known setting"
 BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
@@ -65,14 +66,14 @@ class Known:
         """`did you mean …?` for a name that is not known."""
         sections = sorted({part.rpartition(".")[0] for part in self.names if "." in part})
         close = flags.nearest(name, list(self.names), dash) or next(
-            (f"did you mean {dash}{s}.…?" for s in difflib.get_close_matches(name, sections, n=1, cutoff=0.5)), ""
+            (f"did you mean {dash}{s}.…?" for s in difflib.get_close_matches(name, sections, n=1, cutoff=NAME_LIKE)), ""
         )
         return close or f"see {self.page}"
 
     def _remedy(self, error: ErrorDetails, name: str) -> str:
         if error["type"] == "literal_error":
             options = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-            close = difflib.get_close_matches(str(error["input"]), options, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(str(error["input"]), options, n=1, cutoff=VALUE_LIKE)
             return f"did you mean {close[0]}?" if close else f"use one of {', '.join(options)}"
         if error["type"] == "missing":
             return f"pass --{name}=…"

@@ -8,10 +8,10 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+from configuration.findings import Finding
 from network.errors import TransportError
 from network.zenoh_settings import ENCRYPTED, ZenohSettings, address_of, protocol_of
 from serving.check_model import check_model
-from serving.findings import Finding
 from serving.manifest import Manifest
 
 REACH_S = 1.0  # that an endpoint may take to answer

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from configuration.findings import Finding
 from serving.errors import ServingError
-from serving.findings import Finding
 from serving.manifest import Manifest, ModelSettings, is_factory
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -78,8 +78,8 @@ def check(context: typer.Context, manifests: Manifests = None, only: OneService 
     """
     with guard(as_json):
         plans = _plans(context, manifests, only)
+        from configuration.findings import findings_table
         from serving.check import check as look
-        from serving.findings import findings_table
 
         found = {plan.name: look(plan.manifest) for plan in plans}
         ok = not any(finding.outcome == "error" for findings in found.values() for finding in findings)

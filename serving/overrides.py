@@ -15,11 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from configuration import flags
+from configuration.problems import Problem
 from configuration.yaml_source import Place, Source, dotted, read_yaml
 from network.zenoh_settings import ZenohSettings
 from serving.errors import ManifestError
 from serving.manifest import Manifest, nearest
-from serving.problems import KNOWN, ManifestProblems, Problem, in_words, problems_of_flags, rank
+from serving.problems import KNOWN, ManifestProblems, in_words, problems_of_flags, rank
 
 HELP = "see serving up --help"
 WORDING = flags.Wording(ManifestError, "--model.device=cpu", HELP)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from configuration.findings import Finding, findings_table
 from network.errors import TransportError
 from serving.check import check
-from serving.findings import Finding, findings_table
 from serving.manifest import Manifest
 from tests.network.certificates import Authority
 from tests.serving.commands import free_port

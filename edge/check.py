@@ -180,15 +180,17 @@ def _capabilities(status: Status) -> Iterator[Finding]:
 def _latency(settings: RunSettings, features: RobotFeatures, fps: float, report: Report) -> Iterator[Finding]:
     from edge.engine import Engine
 
-    engine = Engine(settings.inference, settings.safety, features, settings.keys(), fps, settings.task)
+    timeout_s = min(settings.inference.connect_timeout_s, CONNECT_S_MAX)
+    asked = settings.inference.model_copy(update={"connect_timeout_s": timeout_s})
+    engine = Engine(asked, settings.safety, features, settings.keys(), fps, settings.task)
     try:
         engine.start()
         ack = engine.capabilities
         yield Finding("session", "ok", f"opened; real-time chunking {'on' if ack.supports_rtc else 'off'}")
         for warning in ack.warnings:
             yield Finding("session", "warning", warning, "see the server's manifest")
-        report.latency = measure(engine, features, settings.inference.request_timeout_s)
-        yield _verdict(report, ack.chunk_size, fps, settings.inference.buffer_time_s)
+        report.latency = measure(engine, features, asked.request_timeout_s)
+        yield _verdict(report, ack.chunk_size, fps, asked.buffer_time_s)
     except (LinkError, ContractError) as err:
         yield _of_error("session", err)
     finally:

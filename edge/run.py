@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from edge.run_settings import RunSettings
 from edge.summary import Summary, summarise
 from edge.watch import line
 from edge.watch_socket import WatchServer
+from serving.wire.keys import client_id
 
 if TYPE_CHECKING:
     from edge.display import Display
@@ -62,7 +64,7 @@ def plan(settings: RunSettings) -> Plan:
 
     Raises SettingsError, ContractError, RobotError, RecordingError.
     """
-    client = settings.inference.client_uuid or f"edge-{uuid.uuid4().hex[:ID_CHARACTERS]}"
+    client = client_id(settings.inference.client_uuid or f"edge-{uuid.uuid4().hex[:ID_CHARACTERS]}")
     asked = settings.inference.model_copy(update={"client_uuid": client})
     settings = settings.model_copy(update={"inference": asked})
     robot = make_robot(settings.type_of("robot"), settings.options("robot"))
@@ -232,13 +234,14 @@ def _said(live: Live, stop: threading.Event, quiet: bool) -> Iterator[None]:
 
 def _say(live: Live, stop: threading.Event, ended: threading.Event, quiet: bool) -> None:
     terminal = err.is_terminal and not quiet
-    status = err.status("starting") if terminal else None
-    told = False
+    status = err.status("starting", refresh_per_second=1 / SHOWN_EVERY_S) if terminal else None
+    told, said_s = False, time.monotonic()
     with status or contextlib.nullcontext():
-        while not ended.wait(SHOWN_EVERY_S if terminal else SAID_EVERY_S):
+        while not ended.wait(SHOWN_EVERY_S):
             if status is not None:
                 status.update(line(live.now()))
-            elif not quiet:
+            elif not quiet and time.monotonic() - said_s >= SAID_EVERY_S:
+                said_s = time.monotonic()
                 err.print(f"[edge] {line(live.now())}", highlight=False, markup=False, soft_wrap=True)
             if stop.is_set() and not told:
                 told = True

@@ -146,7 +146,10 @@ class Watched:
         """What has come within a time: at most one object a run and read."""
         for key, _ in self._selector.select(timeout_s):
             path = key.data
-            data = self._open[path].recv(LINE_BYTES_MAX)
+            try:
+                data = self._open[path].recv(LINE_BYTES_MAX)
+            except OSError:  # it was killed
+                data = b""
             if not data or len(self._held[path]) > LINE_BYTES_MAX:
                 self._forget(path)
                 continue

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.dataset.files import sync_folder
+
 log = logging.getLogger(__name__)
 
 HEAD = struct.Struct("<II")
@@ -67,6 +69,7 @@ class PartFile:
     def __init__(self, folder: Path, number: int, sync_s: float) -> None:
         self.path, self.number, self.bytes = folder / PART_NAME.format(number), number, 0
         self._sync_s, self._synced_s = sync_s, time.monotonic()
+        self._named = False  # whether its name is on the disk, too
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def append(self, record: Record) -> None:
@@ -87,6 +90,9 @@ class PartFile:
     def sync(self) -> None:
         """Wait until what was written survives a power cut."""
         os.fdatasync(self._fd)
+        if not self._named:
+            sync_folder(self.path.parent)
+            self._named = True
         self._synced_s = time.monotonic()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.errors import RecordingError
 from edge.recording.settings import DatasetSettings
-from tasks.dataset.record import CODEBASE_VERSION
+from tasks.dataset.info import INFO_PATH
 
 PACKAGE = "huggingface_hub"
 CARD_NAME = "README.md"
@@ -26,8 +26,11 @@ def push(settings: DatasetSettings, root: Path) -> str:
     from huggingface_hub.errors import RevisionNotFoundError
 
     from tasks.dataset.hub_api import hub_api, hub_errors, hub_problem
+    from tasks.dataset.record import CODEBASE_VERSION
 
     repo_id = str(settings.repo_id)
+    if not (root / INFO_PATH).is_file():
+        raise RecordingError(f"want a dataset at {root} to push", "no saved episode", "save one first")
     api = hub_api()
     try:
         api.create_repo(repo_id, repo_type="dataset", private=settings.private or None, exist_ok=True)

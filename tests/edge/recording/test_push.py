@@ -41,6 +41,8 @@ def recorder_at(root: Path) -> Recorder:
 def test_pushed_while_it_grows_and_at_the_end(tmp_path: Path, hub: HubDouble) -> None:
     root = tmp_path / "data/d"
     recorder = recorder_at(root)
+    with pytest.raises(RecordingError, match="no saved episode"):
+        recorder.push()
     drive(recorder, 0, 4)
     recorder.save_episode("pick")
     assert recorder.push() == f"{hub.url}/datasets/{NAME}"

@@ -173,6 +173,9 @@ class Engine:
             return
         self._stopped = True
         self._desk.active = False
+        with self._desk.merging:
+            self._desk.episode += 1  # what is still under way belongs to nothing
+            self._desk.queue.clear()
         if self._worker is not None and not self._worker.stop(STOP_S):
             assert self._link is not None
             # the worker waits for an answer: closing the network ends that

@@ -574,10 +574,18 @@ def test_it_starts_paused_and_stops_once(serve):
     assert not served.policy.requests
     hand.engine.stop()
     hand.engine.stop()
-    assert hand.engine.state is State.STOPPED
+    assert hand.engine.state is State.STOPPED and hand.engine.get_action() is None
     assert served.daemon.registry.get("robot-1") is None or served.daemon.registry.get("robot-1").closed
     with pytest.raises(EdgeError, match="never started"):
         hand.engine.start()
+
+
+def test_nothing_is_executed_after_the_end(serve, drive):
+    hand = drive(serve())
+    hand.until_action()
+    assert hand.engine.stats().left_rows
+    hand.engine.stop()
+    assert hand.engine.get_action() is None
 
 
 def test_stopping_does_not_wait_for_a_server_that_hangs(serve, drive):

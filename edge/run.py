@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 ID_CHARACTERS = 12
 SHOWN_EVERY_S = 0.25  # on a terminal
 SAID_EVERY_S = 5.0  # elsewhere
+TYPED = "interactive"  # somebody types there: no line may be redrawn under it
 BURST = "ring_buffer_max_memory_mb"  # option of strategies that keep the past in memory
 
 
@@ -121,7 +122,7 @@ def drive(planned: Plan, *, quiet: bool = False) -> Summary:
         recorder = _recorder(planned, opened)
         rollout = _rollout(planned, engine, recorder, display)
         opened.enter_context(_watched(live))
-        opened.enter_context(_said(live, rollout.stop, quiet))
+        opened.enter_context(_said(live, rollout.stop, quiet or planned.strategy.name == TYPED))
         live.stage = "driving"
         result = rollout.run()
         live.stage = "ended"

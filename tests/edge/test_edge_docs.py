@@ -8,6 +8,7 @@ import runpy
 import pytest
 
 from configuration.flags import leaves
+from edge.rollout.settings import SETTINGS
 from edge.run_settings import MEANT, model_of
 from edge.settings import InferenceSettings
 from edge.state import State
@@ -25,7 +26,7 @@ def test_the_page_of_flags_is_made_from_the_settings():
 
 def known() -> set[str]:
     found = {"json", "config_path", "verbose", "once", "wait", "writer", "display"}
-    for strategy in ("base", "episodic", "sentry", "highlight", "dagger"):
+    for strategy in SETTINGS:
         found |= {name for name, _ in leaves(model_of("dataset", strategy, "", dataset=True))}
     return found | {name.rpartition(".")[0] for name in found}
 
@@ -47,7 +48,8 @@ def test_flags_in_the_text_exist():
         assert name in known() or name.startswith("robot."), name
 
 
-def test_every_state_and_fallback_is_explained():
+def test_every_state_strategy_and_fallback_is_explained():
+    assert all(f"`{strategy}`" in PAGE for strategy in SETTINGS)
     for state in State:
         assert f"| {state} |" in PAGE, state
     for fallback in InferenceSettings.model_fields["fallback"].annotation.__args__:

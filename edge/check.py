@@ -56,6 +56,7 @@ class Report:
 def check(settings: RunSettings, say: Say = lambda text: None) -> Report:
     """Try everything, in the order in which a run would come to it. Raises SettingsError for what cannot be read."""
     report = Report()
+    _strategy(settings)
     features = make_robot(settings.type_of("robot"), settings.options("robot")).features
     report.findings.append(_robot(features))
     policy = read_policy_config(settings.policy.path, settings.policy.revision)
@@ -71,6 +72,14 @@ def check(settings: RunSettings, say: Say = lambda text: None) -> Report:
     if not report.verdict:
         report.verdict = "not ready: see the errors" if not report.ok else "ready"
     return report
+
+
+def _strategy(settings: RunSettings) -> None:
+    """Raises SettingsError where a strategy lacks something, or is given what it would ignore."""
+    from edge.rollout.strategies import make_strategy
+
+    strategy = make_strategy(settings.type_of("strategy"), settings.options("strategy"))
+    strategy.check(hasattr(settings, "dataset"), bool(settings.type_of("teleop")))
 
 
 def _robot(features: RobotFeatures) -> Finding:

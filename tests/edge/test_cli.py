@@ -286,6 +286,14 @@ def test_what_does_not_fit_is_found(served, word, what, outcome):
     assert code == 1 and found[what]["outcome"] == outcome and found[what]["remedy"]
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_strategy_without_what_it_needs_is_a_wrong_flag(served, command):
+    done = run(command, *served.flags, "--strategy.type=sentry")
+    assert done.returncode == 2 and "want a dataset" in done.stderr
+    done = run(command, *served.flags, "--dataset.root=/tmp/rollout_x")
+    assert done.returncode == 2 and "records nothing" in done.stderr
+
+
 def test_what_a_velocity_robot_does_without_actions_is_said(served):
     flags = [f for f in served.flags if not f.startswith("--robot")]
     _, _, found = findings("--robot.type=tests.edge.commands:arm", *flags)

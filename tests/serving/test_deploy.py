@@ -216,11 +216,11 @@ def test_versions_in_the_image_are_fixed_and_fit_the_project():
         assert version.operator == "==" and not requirement.url
         fixed[canonicalize_name(requirement.name)] = version.version
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["serving"], *extras["replay"], *extras["lerobot"]]
+    wanted = [*PROJECT["dependencies"], *extras["serving"], *extras["replay"], *extras["record"], *extras["lerobot"]]
     for line in wanted:
         requirement = Requirement(line)
         if requirement.name == PROJECT["name"]:
-            assert requirement.extras == {"replay"}  # which is among those wanted
+            assert requirement.extras <= {"replay", "record"}  # which are among those wanted
             continue
         assert requirement.specifier.contains(fixed[canonicalize_name(requirement.name)]), line
     default = re.search(r'^ARG EXTRAS="(.*)"', dockerfile(), re.MULTILINE)[1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.dataset.episode import Episode
     from tasks.dataset.layout import Dataset
 
-EXTRA = "pip install 'cuebook[replay]'"
+EXTRA = "pip install 'cuebook[record]'"
 HUB_EXTRA = "pip install 'cuebook[annotate]', or download it and give its folder"
 
 

@@ -31,6 +31,11 @@ class Outstanding:
     def __bool__(self) -> bool:
         return bool(self.tries)
 
+    @property
+    def episode(self) -> int:
+        """Of the newest try; -1 when there is none."""
+        return max((sent.episode for sent in self.tries.values()), default=-1)
+
     def add(self, sent: Sent, resend_at_s: float) -> None:
         """One more try."""
         if self.since_s is None:

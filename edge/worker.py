@@ -44,6 +44,7 @@ ERROR_PAUSE_S = 0.5
 FAILED_PAUSE_S = 0.1  # before a request that was refused is tried again; doubled each time, at most a second
 FAILED_PAUSE_MAX_S = 1.0
 OBSERVATION_AGE_MAX_S, OBSERVATION_AGE_MAX_STEPS = 0.5, 5  # older ones are not sent: the loop has stopped
+CLOCK_SLACK_S = 1.0  # by which a reading may lie ahead, before it was stamped by another clock
 SERVERS_GONE = frozenset({EventCode.UNKNOWN_SESSION, EventCode.SESSION_CLOSED, EventCode.DRAINING})
 
 
@@ -272,6 +273,9 @@ class Worker:
         assert out.since_s is not None
         if not self._desk.active:  # nothing is due while paused; an answer that comes yet is taken
             return IDLE_S
+        if out.episode != self._desk.episode:  # its answer is of no use any more
+            self._forget_request()
+            return 0.0
         if now_s - out.since_s >= self._settings.request_timeout_s:
             self._desk.counters.add("timeouts")
             self._request_failed("no answer", 0.0)
@@ -290,6 +294,9 @@ class Worker:
         if observed is None or now_s - observed.reading.captured_s > self._age_max_s:
             desk.slot.tell(self.wake)
             return IDLE_S
+        if observed.reading.captured_s > now_s + CLOCK_SLACK_S:
+            wanted, got = "want readings stamped by the monotonic clock", "one of the future"
+            raise EdgeError(wanted, got, "set Reading.captured_s from time.monotonic()")
         try:
             sent = self._put(observed, now_s)
         except (WireError, KeyError) as err:

@@ -176,6 +176,20 @@ def test_a_reset_while_a_request_flies_discards_its_chunk(serve, drive):
     assert hand.engine.dispatched.origin.episode_id == 1
 
 
+def test_an_episode_does_not_wait_for_the_last_ones_answer(serve, drive):
+    served = serve()
+    hand = drive(served, request_timeout_s=30, degraded_after_s=30)
+    gate = served.policy.gate("finish")
+    hand.look()
+    gate.wait()
+    hand.engine.reset()
+    hand.look()
+    served.seen.until(lambda: served.daemon.registry.get("robot-1").mailbox.peek() is not None)
+    gate.open()
+    hand.until_action()
+    assert hand.engine.dispatched.origin.episode_id == 1 and hand.counted("resends") == 0
+
+
 def test_an_episode_begins_at_the_server_with_its_first_request_alone(serve, drive):
     served = serve()
     hand = drive(served)
@@ -578,6 +592,15 @@ def test_it_starts_paused_and_stops_once(serve):
     assert served.daemon.registry.get("robot-1") is None or served.daemon.registry.get("robot-1").closed
     with pytest.raises(EdgeError, match="never started"):
         hand.engine.start()
+
+
+def test_readings_of_another_clock_are_said_and_end_the_run(serve, drive, monkeypatch):
+    monkeypatch.setattr("edge.worker.ERROR_PAUSE_S", 0.01)
+    hand = drive(serve())
+    pictures = {"front": np.zeros((16, 24, 3), np.uint8)}
+    hand.engine.notify_observation(Reading(np.zeros(DIM, np.float32), pictures, time.time() + 1e6))
+    hand.until_state(State.DEAD)
+    assert "time.monotonic()" in str(hand.engine.failure) or "monotonic clock" in str(hand.engine.failure)
 
 
 def test_nothing_is_executed_after_the_end(serve, drive):

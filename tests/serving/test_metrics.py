@@ -213,8 +213,8 @@ def test_every_word_that_the_code_drops_by_has_a_place():
         | words_in("pipeline.py", ("Drop",))
     )
     assert said - counted == set(DROP_REASONS)
-    assert words_in("gate.py", ("drop",)) | set(
-        re.findall(r'reason = "(\w+)"', (SERVING / "gate.py").read_text())
+    assert words_in("../network/gate.py", ("drop",)) | set(
+        re.findall(r'reason = "(\w+)"', (SERVING / "../network/gate.py").read_text())
     ) == set(TRANSPORT_REASONS)
 
 

@@ -30,7 +30,6 @@ def lead(control: Control) -> None:
     follow(commands, control.teleop.follow, control.stop)
 
 
-def move_between(control: Control, there: Pose | None) -> None:
-    """The robot goes to a pose, where there is one. Raises RobotError."""
-    if there is not None:
-        control.go(there, BETWEEN_S, control.stop)
+def move_between(control: Control, there: Pose | None) -> str:
+    """The robot goes to a pose, where there is one. Says how that ended. Raises RobotError."""
+    return "unknown where to" if there is None else control.go(there, BETWEEN_S, control.stop)

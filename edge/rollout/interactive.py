@@ -92,10 +92,10 @@ class Interactive(Strategy):
 
     def _reset(self, control: Control, _: str) -> None:
         self._stop(control, "")
-        move_between(control, control.home)
+        how = move_between(control, control.home)
         control.engine.reset()
         control.pace.restart()
-        _log.info("back at the start")
+        _log.info("back to where it began: %s", how)
 
     def _end(self, control: Control, _: str) -> None:
         self._quit = True

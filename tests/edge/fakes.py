@@ -82,6 +82,7 @@ class FakeRobot:
         self._done_after, self._sent = done_after, 0
         self.picture = 0
         self.frozen = False
+        self.broken: list[str] = []  # joints that tell nonsense
 
     def _call(self, name: str, what: Any = None) -> None:
         self.log.add(f"robot.{name}", what, self._faults, name)
@@ -96,7 +97,8 @@ class FakeRobot:
         self._call("read")
         assert self.connected
         time.sleep(self._read_s)
-        state = np.array([self.position.get(name, 0.0) for name in self.features.state_names], np.float32)
+        told = {**self.position, **dict.fromkeys(self.broken, np.nan)}
+        state = np.array([told.get(name, 0.0) for name in self.features.state_names], np.float32)
         self.picture += not self.frozen
         images = {n: np.full((*size, 3), self.picture % 256, np.uint8) for n, size in self.features.cameras.items()}
         return Reading(state, images, time.monotonic())

@@ -106,7 +106,7 @@ def test_before_anything_is_energised_it_ends_at_once(driven, number):
 @pytest.mark.parametrize("call", ["robot.connect", "robot.read", "robot.begin_episode", "robot.send"])
 def test_a_call_that_hangs_is_left_by_the_second_one(driven, call):
     run = driven(call)
-    run.until(call, 3 if call == "robot.send" else 1)
+    run.until(call, 4 if call == "robot.send" else 1)
     run.signal()
     time.sleep(0.3)  # a hung call is not left by one signal; nothing can be waited for
     assert run.process.poll() is None

@@ -220,6 +220,15 @@ def test_a_robot_that_reads_too_slowly_is_counted_and_told_once(log, caplog):
     assert sum("reading the robot took" in record.message for record in caplog.records) == 1
 
 
+def test_a_joint_that_tells_nonsense_ends_the_run_before_the_policy_sees_it(log):
+    robot = FakeRobot(log)
+    log.hooks["robot.send", 3] = lambda: robot.broken.append("b.pos")
+    engine = FakeEngine(log)
+    summary = rollout(log, robot, engine).run()
+    assert isinstance(summary.problems[0].error, RobotError) and "b.pos" in str(summary.problems[0])
+    assert robot.safe and all(np.isfinite(reading.state).all() for reading in engine.notified)
+
+
 def test_a_frozen_camera_ends_the_run_of_a_live_robot(log, monkeypatch):
     monkeypatch.setattr("edge.rollout.reader.FrozenCameras", lambda: _frozen_soon())
     robot = FakeRobot(log, features(cameras={"front": (4, 4)}))

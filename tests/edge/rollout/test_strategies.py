@@ -323,8 +323,9 @@ def test_while_paused_the_last_action_is_sent_again_and_nobody_is_asked():
     run = dagger(keys={9: "space", 14: "esc"}).go()
     assert [t.action.tolist() for t in run.ticks[10:]] == [[9, -9]] * 5
     calls = [name for name, _ in run.log.calls]
-    assert "engine.get_action" not in calls[calls.index("engine.pause") :]
-    assert "engine.notify" not in calls[calls.index("engine.pause") :]
+    paused = calls.index("engine.pause")
+    assert calls[paused + 1] == "robot.stop" and len(run.log.of("engine.pause")) == 2  # now, and at the end
+    assert not {"engine.get_action", "engine.notify"} & set(calls[paused:])
 
 
 def test_while_paused_velocities_are_zero():
@@ -347,6 +348,19 @@ def test_the_robot_slides_to_a_leader_without_motors():
     (begin,) = [i for i in range(len(sent)) if (sent[i:] == 1.0).any() and (sent[:i] == 9.0).any() and sent[i] < 9][:1]
     way = sent[begin - 1 : begin + 5]
     assert way[0] == 9.0 and way[-1] == 1.0 and (np.diff(way) < 0).all()
+
+
+def test_joints_that_do_not_tell_where_they_are_slide_from_where_they_were_sent():
+    names = ("a.pos", "gripper", "wheel.vel")
+    run = dagger(
+        keys={9: "space", 14: "tab", 20: "esc"}, script=[(9, 90, 5)],
+        robot=lambda log: FakeRobot(log, features(actions=names, states=("a.pos",))),
+        teleop=lambda log: FakeTeleop(log, names, pose=(1.0, 10.0, 3.0)),
+    ).go()  # fmt: skip
+    sent = run.robot.sent
+    slide = sent[15 : 15 + round(handover.BETWEEN_S * home.RATE_HZ)]  # after ten of the policy and five while paused
+    assert (np.diff(slide[:, :2], axis=0) < 0).all() and slide[-1].tolist() == pytest.approx([1, 10, 0])
+    assert (slide[:, 2] == 0).all() and sent[-1, 2] == 0  # and at the end the wheel stands
 
 
 def test_a_leader_with_motors_comes_to_the_robot_when_it_is_paused():

@@ -1,70 +1,29 @@
-"""What all commands share: two consoles, exit codes, and errors as one clear message."""
+"""What all commands of the daemon share: which errors are told, exit codes, and the log."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import typer
-from rich.console import Console
-
+from configuration import console
+from configuration.console import DONE, FAILED, INTERRUPTED, USAGE, err, out, say, say_json
 from network.errors import TransportError
 from serving.errors import ManifestError, ServingError
-from serving.wire.errors import Told
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+__all__ = [
+    "DONE", "EXIT_CODES", "FAILED", "INTERRUPTED", "USAGE", "err", "guard", "log_to_stderr", "out", "say", "say_json",
+]  # fmt: skip
+
 EXIT_CODES = """Exit codes: 0 done, or drained when told to stop; 1 failed while loading, serving or asking; 2 wrong
 flag or manifest, nothing was started; 130 interrupted before anything ran."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-out = Console()
-err = Console(stderr=True)
+PACKAGES = ("serving", "network")
 
 
-@contextmanager
-def guard(as_json: bool = False) -> Iterator[None]:
+def guard(as_json: bool = False) -> AbstractContextManager[None]:
     """Errors become one clear message and an exit code."""
-    try:
-        yield
-    except (ServingError, TransportError, KeyboardInterrupt) as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        code = INTERRUPTED if stopped else USAGE if isinstance(error, ManifestError) else FAILED
-        message = "interrupted" if stopped else str(error)
-        if as_json:
-            say_json({"error": type(error).__name__, "message": message, "exit_code": code, **_parts(error)})
-        else:
-            err.print("[bold red]stopped[/]" if stopped else "[bold red]error[/]", end=" ")
-            err.print(message, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(code) from None
-
-
-def _parts(error: BaseException) -> dict[str, object]:
-    """What a program may want of an error."""
-    problems = getattr(error, "problems", ())
-    if problems:
-        return {"problems": [vars(problem) for problem in problems]}
-    if isinstance(error, Told):
-        return {"wanted": error.wanted, "got": error.got, "remedy": error.remedy}
-    return {}
-
-
-def say(text: str) -> None:
-    """A line as it is."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def say_json(value: object) -> None:
-    """A value on one line of standard output."""
-    out.file.write(json.dumps(value) + "\n")
-    out.file.flush()
+    return console.reported((ServingError, TransportError), ManifestError, as_json)
 
 
 def log_to_stderr(verbose: bool) -> None:
     """Lines of the daemon's own log; other libraries stay as they are."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    for package in ("serving", "network"):
-        logger = logging.getLogger(package)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    console.log_to_stderr(PACKAGES, logging.DEBUG if verbose else logging.INFO)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from configuration.factory import find
 from configuration.flags import nearest
 from edge.errors import EdgeError, RobotError, SettingsError
 from edge.robots.base import Robot, RobotFeatures
@@ -32,7 +30,7 @@ def make(kind: str, options: Mapping[str, Any]) -> Robot:
 
 def call(kind: str, options: Mapping[str, Any], flag: str) -> Any:
     """What a factory returns. Raises SettingsError where it cannot be called; its own EdgeErrors pass."""
-    factory = find(kind)
+    factory = find(kind, SettingsError)
     _check_arguments(factory, kind, options, flag)
     try:
         return factory(**options)
@@ -40,30 +38,6 @@ def call(kind: str, options: Mapping[str, Any], flag: str) -> Any:
         raise
     except Exception as err:
         raise SettingsError(f"want {kind} to return", f"{type(err).__name__}: {err}", "mend it") from err
-
-
-def find(kind: str) -> Callable[..., Any]:
-    """The function that `module:function` names; the working folder is searched too. Raises SettingsError."""
-    module_name, _, attribute = kind.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:  # a script's own folder is on the path, a command's working folder is not
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as err:
-        if err.name is None or not f"{module_name}.".startswith(f"{err.name}."):
-            raise SettingsError(f"want {module_name} to import", f"no module {err.name}", "install it") from err
-        remedy = f"start in its folder ({folder} is searched), or install it"
-        raise SettingsError(f"want a module {module_name}", "there is none", remedy) from err
-    except Exception as err:
-        raise SettingsError(f"want {module_name} to import", f"{type(err).__name__}: {err}", "mend it") from err
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module_name]
-        got = "none" if factory is None else type(factory).__name__
-        remedy = nearest(attribute, own) or f"it has {', '.join(own) or 'none'}"
-        raise SettingsError(f"want a function {attribute} in {module_name}", got, remedy)
-    return factory
 
 
 def _check_arguments(factory: Callable[..., Any], kind: str, options: Mapping[str, Any], flag: str) -> None:

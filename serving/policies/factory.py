@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from configuration.factory import find
 from serving.errors import PolicyError
 from serving.manifest import ModelSettings, RtcSettings, is_factory
 from serving.policies.base import Policy, PolicySpec
@@ -24,7 +22,7 @@ def load(model: ModelSettings, rtc: RtcSettings | None = None) -> Policy:
     A parameter called `model` gets the ModelSettings (device, dtype, path), one called `rtc` the RtcSettings.
     """
     name = model.family if is_factory(model.family) else model.repo_or_path
-    factory = find(name)
+    factory = find(name, PolicyError)
     arguments = {**model.options, **_settings(factory, {"model": model, "rtc": rtc or RtcSettings()}, model.options)}
     try:
         inspect.signature(factory).bind(**arguments)
@@ -38,29 +36,6 @@ def load(model: ModelSettings, rtc: RtcSettings | None = None) -> Policy:
     except Exception as err:
         raise PolicyError(f"want {name} to return a policy", f"{type(err).__name__}: {err}", "mend it") from err
     return check_policy(policy, name)
-
-
-def find(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; the working folder is searched too. Raises PolicyError."""
-    module_name, _, attribute = name.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:  # a script's own folder is on the path, a command's working folder is not
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as err:
-        if err.name != module_name.split(".")[0] and err.name != module_name:
-            raise PolicyError(f"want {module_name} to import", f"no module {err.name}", "install it") from err
-        remedy = f"start in its folder ({folder} is searched), or install it"
-        raise PolicyError(f"want a module {module_name}", "there is none", remedy) from err
-    except Exception as err:
-        raise PolicyError(f"want {module_name} to import", f"{type(err).__name__}: {err}", "mend it") from err
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module_name]
-        got = "none" if factory is None else type(factory).__name__
-        raise PolicyError(f"want a function {attribute} in {module_name}", got, f"it has {', '.join(own) or 'none'}")
-    return factory
 
 
 def check_policy(policy: Any, name: str) -> Policy:

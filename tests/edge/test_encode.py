@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,12 @@ def test_pictures_are_shrunk_to_what_is_wanted_and_never_stretched():
     assert image_size(sent[WRIST], WRIST) == (480, 640)
 
 
-def test_a_shrunk_picture_shows_the_same_scene():
+@pytest.mark.parametrize("opencv", [True, False], ids=["OpenCV", "NumPy"])
+def test_a_shrunk_picture_shows_the_same_scene(opencv, monkeypatch):
+    if opencv:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.delitem(sys.modules, "cv2", raising=False)
     small = shrink(scene(), 224, 200)
     exact = scene(224, 200)
     assert np.abs(small.astype(int) - exact).max() <= 3

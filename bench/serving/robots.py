@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import count
@@ -45,8 +45,12 @@ class OurRobot:
         from network.zenoh_transport import open_transport
         from tests.serving.client import Client
 
+        if find_spec("cv2") is not None:  # as on robots whose cameras it reads; pictures are then shrunk by it
+            import cv2
+
+            cv2.setNumThreads(1)  # pictures are worked on at the same time already
         network = open_transport(ZenohSettings(mode="peer", connect_endpoints=[endpoint]))
-        self._client = Client(network, KEYS, name, quality=quality, resizer=resizer())
+        self._client = Client(network, KEYS, name, quality=quality)
         self.handshake, self.encoded, self.leave = self._client.handshake, self._client.encoded, self._client.leave
 
     def ask(self, state: np.ndarray, images: Mapping[str, Any]) -> Trip:
@@ -56,24 +60,6 @@ class OurRobot:
     def ask_until_answered(self, state: np.ndarray, images: Mapping[str, Any], lose: int) -> Trip:
         """Ask again as soon as an answer is late."""
         return _trip(self._client.ask_until_answered(state, images, lose))
-
-
-def resizer() -> Callable[[np.ndarray, int, int], np.ndarray] | None:
-    """OpenCV's where it is there, as on robots whose cameras it reads; else the client's own, which takes longer."""
-    if find_spec("cv2") is None:
-        return None
-    import cv2
-
-    cv2.setNumThreads(1)  # pictures are worked on at the same time already
-
-    def resize(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Halved while that is not too small, then interpolated: all pixels count, so a sensor's noise is averaged."""
-        while rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width:
-            half = rgb.shape[1] // 2, rgb.shape[0] // 2
-            rgb = cv2.resize(rgb, half, interpolation=cv2.INTER_AREA)
-        return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-
-    return resize
 
 
 def _trip(exchange: Any) -> Trip:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +140,6 @@ class Client:
     rtc: bool = False
     quality: int = QUALITY  # of JPEG; 0 sends raw pictures
     resize: bool = True  # to the sizes that the server wants, where it says so
-    resizer: Callable[[np.ndarray, int, int], np.ndarray] | None = None  # (rgb, height, width); None: shrink
     encoders: int = 2  # pictures encoded at a time
 
     def __post_init__(self) -> None:
@@ -347,7 +346,7 @@ class Client:
 
     def _encode(self, name: str, picture: np.ndarray) -> Image:
         size = self._smaller(name, picture)
-        return encode_image(picture if size is None else (self.resizer or shrink)(picture, *size), self.quality)
+        return encode_image(picture if size is None else shrink(picture, *size), self.quality)
 
     def _smaller(self, name: str, picture: np.ndarray) -> tuple[int, int] | None:
         """(height, width) that the server wants of a camera, where that is less than the picture has."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,13 @@ def read(action: np.ndarray) -> Witness:
     assert (whole == action).all(), f"not a row of this policy: {action}"
     assert whole[7] == checksum(whole[None, :7])[0], f"a row that nobody made: {action}"
     return Witness(*(int(v) for v in whole[:7]), prefix_fault=int(whole[8]))
+
+
+def witnesses_of(actions: Iterable[np.ndarray]) -> Iterator[Witness]:
+    """Those of the actions that are rows of this policy."""
+    for action in actions:
+        with suppress(AssertionError):
+            yield read(action)
 
 
 def chunk_of(state: np.ndarray, process: int, session: int, prefix_fault: int, rows: int) -> np.ndarray:

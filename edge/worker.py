@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge.action_queue import ActionQueue, Chunk, Mode, Origin
+from edge.action_queue import ActionQueue, Chunk, Mode
+from edge.chunks import read_chunk
 from edge.compose import Composer
 from edge.contract import Contract
 from edge.errors import ChunkError, ContractError, EdgeError, LinkError
@@ -23,7 +24,7 @@ from edge.latency import LatencyWindow
 from edge.link import OURS, Answer, Link
 from edge.observations import ObservationSlot, Observed
 from edge.requests import Outstanding, Sent
-from edge.safety import Limits, check_chunk, check_limits
+from edge.safety import Limits, check_limits
 from edge.settings import InferenceSettings
 from edge.state import ActiveClock, Event, Machine, State
 from edge.stats import Counters
@@ -32,9 +33,7 @@ from network.errors import TransportError
 from serving.wire import features, messages
 from serving.wire.errors import EventCode, WireError
 from serving.wire.header import Header, MessageType
-from serving.wire.limits import DEFAULT_LIMITS
-from serving.wire.messages import ActionChunk, SessionAck
-from serving.wire.tensors import decode_tensor
+from serving.wire.messages import SessionAck
 
 log = logging.getLogger(__name__)
 
@@ -345,32 +344,18 @@ class Worker:
         sent = self._outstanding.tries.get(answer.header.seq_id)
         if sent is None or answer.header.msg_type != MessageType.CHUNK or answer.header.episode_id != sent.episode:
             return self._desk.counters.add("foreign")
-        chunk = self._chunk(messages.decode(answer.body, ActionChunk), sent, answer.received_s)
+        assert self._link.ack is not None
+        actions = len(self._contract.action_names)
+        chunk = read_chunk(answer.body, sent, answer.received_s, self._link.ack, actions)
+        if self._reject_beyond:
+            passed = max(0, self._desk.queue.step - sent.step)
+            check_limits(self._limits, chunk.robot[passed:], self._desk.last)
         self._forget_request()
         self._failures, self._episode_answered = 0, max(self._episode_answered, sent.episode)
         if not self._cold:
             self._desk.latency.add(answer.received_s - sent.sent_s, answer.received_s)
         self._cold = False
         return self._merge(chunk, sent)
-
-    def _chunk(self, message: ActionChunk, sent: Sent, received_s: float) -> Chunk:
-        """A chunk that may be executed. Raises WireError, ChunkError."""
-        assert self._link.ack is not None
-        robot = decode_tensor(message.chunk_robot, "chunk_robot", DEFAULT_LIMITS, half=True)
-        model = decode_tensor(message.chunk_model, "chunk_model", DEFAULT_LIMITS, half=True)
-        rows_max = self._link.ack.chunk_size or DEFAULT_LIMITS.prefix_rows_max
-        actions = len(self._contract.action_names)
-        check_chunk(robot, model, actions, rows_max)
-        assert robot is not None
-        robot = robot.astype(np.float32, copy=False)
-        if self._reject_beyond:
-            passed = max(0, self._desk.queue.step - sent.step)
-            check_limits(self._limits, robot[passed:], self._desk.last)
-        origin = Origin(
-            self._link.ack.session_id, sent.seq_id, sent.episode, sent.task, sent.observed_s, received_s,
-            message.queue_wait_ms, message.inference_ms,
-        )  # fmt: skip
-        return Chunk(robot, None if model is None else model.astype(np.float32, copy=False), sent.step, origin)
 
     def _merge(self, chunk: Chunk, sent: Sent) -> None:
         desk = self._desk

@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.common import REPO
-from bench.edge.robot import FORGER, NAME, Result, Run
+from bench.edge.robot import FORGER, NAME, Result, Run, rss_mib
 from network.zenoh_settings import ZenohSettings
 from network.zenoh_transport import open_transport
 from serving.router import RouterSettings
@@ -26,8 +26,8 @@ from serving.wire.header import Header, MessageType
 from serving.wire.keys import Keys
 from serving.wire.messages import ActionChunk, encode
 from serving.wire.tensors import encode_tensor
-from tests.edge.nodes import ServerProcess
-from tests.edge.witness import ROWS, chunk_of
+from tests.edge.nodes import FACTORY, ServerProcess
+from tests.edge.witness import ROWS, SERVICE, chunk_of
 from tests.network.zenoh_nodes import RouterProcess, free_port
 
 FORGED_PERIOD_S = 0.02
@@ -93,6 +93,44 @@ def run(at: ServerProcess, kind: str, **what: Any) -> Result:
     """A run that nothing happens in."""
     with RobotProcess(Run(kind, at.endpoint, at.keys.prefix, **what)) as robot:
         return robot.result()
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `edge run` said of itself, and what it took."""
+
+    summary: dict[str, Any]
+    cpu_share: float  # of a core, while it drove
+    rss_mib: float  # peak
+
+
+def edge_run(at: ServerProcess, seconds: float, fps: float) -> Command:
+    """The command, driving the robot of `bench.edge.arm`."""
+    words = [
+        sys.executable, "-m", "edge.cli", "run", "--policy.path=x", f"--inference.service_model_id={FACTORY}",
+        f"--inference.service_task={SERVICE}", "--robot.type=bench.edge.arm:arm", "--inference.zenoh_mode=peer",
+        f"--inference.connect_endpoint={at.endpoint}", f"--fps={fps:g}", f"--duration={seconds:g}", "--json",
+        "--frozen_camera=off", "--return_to_initial_position=false",
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(words, cwd=REPO, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        time.sleep(seconds / 2)
+        before_s, began_s = cpu_s(process.pid), time.monotonic()
+        time.sleep(seconds / 4)
+        share = (cpu_s(process.pid) - before_s) / (time.monotonic() - began_s)
+        peak_mib = rss_mib(process.pid)
+        out, _ = process.communicate(timeout=SLACK_S)
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"edge run ended with {process.returncode}: {log.read()[-3000:]} {out[-2000:]}")
+    return Command(json.loads(out.strip().splitlines()[-1]), share, peak_mib)
+
+
+def cpu_s(pid: int) -> float:
+    """What a process has used so far, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -8,12 +8,13 @@ It says `acting` once the first action was sent, so that a benchmark can begin t
 from __future__ import annotations
 
 import json
-import resource
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Run:
     prefix: str = ""  # of the service's keys
     mode: str = "peer"  # client: through a router
     fps: float = 30.0
+    paced: bool = False  # keep time as `edge run` does; else sleep from tick to tick
     seconds: float = 20.0
     cameras: int = 0  # of 640x480
     warm_up_s: float = 0.0  # after the first action, before anything counts
@@ -204,7 +206,7 @@ def drive(run: Run) -> Result:
         if run.kind == REFERENCE:
             robot.watch_reference()
         robot.engine.resume()
-        with Drive(robot.engine, run.fps, images=scenes(run.cameras), on_tick=on_tick) as loop:
+        with Drive(robot.engine, run.fps, images=scenes(run.cameras), on_tick=on_tick, paced=run.paced) as loop:
             if not acting.wait(FIRST_S):
                 raise TimeoutError(f"no first action in {FIRST_S:g} s")
             return _measured(run, robot, loop)
@@ -232,9 +234,15 @@ def _measured(run: Run, robot: Robot, loop: Drive) -> Result:
         late_ms=[1e3 * t.late_s for t in ticks], at_s=[t.began_s for t in ticks], acted=[t.acts for t in ticks],
         states=[t.state for t in ticks], wrong_steps=steps, forged=_forged(ticks) if run.kind != NONE else 0,
         transitions=robot.transitions, sent_s=robot.sent_s, lost_s=robot.lost_s, counters=counters, p99_ms=p99_ms,
-        cpu_share=cpu_share, rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        cpu_share=cpu_share, rss_mib=rss_mib(os.getpid()),
         error="" if loop.error is None else repr(loop.error),
     )  # fmt: skip
+
+
+def rss_mib(pid: int) -> float:
+    """The most memory that a process has had; what getrusage says begins with its parent's."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _wait(test: Callable[[], bool], timeout_s: float) -> None:

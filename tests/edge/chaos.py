@@ -165,13 +165,14 @@ class Chaos:
 
     # --- faults ----------------------------------------------------------------------------------------------------
 
-    def one(self) -> None:
+    def one(self) -> Fault:
         """A fault by chance, from its beginning to its end."""
         kind = self.rng.choice(list(self._kinds()))
         fault = Fault(kind)
         self.history.append(fault)
         over_s = self._kinds()[kind]()
         fault.end(over_s)
+        return fault
 
     def _kinds(self) -> dict[str, Callable[[], float | None]]:
         kinds: dict[str, Callable[[], float | None]] = {
@@ -354,8 +355,7 @@ def run(seconds: float, seed: int, slack: float = 1.0, say: Callable[[str], None
         chaos.calm()
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            chaos.one()
-            last = chaos.history[-1] if chaos.history[-1].robot == "" else chaos.history[-2]
+            last = chaos.one()
             say(f"{end_s - time.monotonic():5.0f} s left: {last.kind}, {last.to_s - last.from_s:.1f} s")
             chaos.calm()
         for drive in chaos.drives.values():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edge.robots.base import Reading, RobotFeatures
+from edge.rollout.pace import Pace, steady
 from tests.edge.witness import ACTIONS, STATE, Witness, read, session_number
 
 WAIT_S = 20.0
@@ -56,12 +58,13 @@ def features(cameras: Mapping[str, tuple[int, int]] | None = None, **changes: An
 class Drive(threading.Thread):
     """A control thread over an engine: notify, get an action, note both, wait for the next tick.
 
-    Jobs given to `do` run in the control thread, between two ticks, as a strategy's calls do.
+    It sleeps from tick to tick; `paced`, it keeps time as `edge run` does. Jobs given to `do` run in the control
+    thread, between two ticks, as a strategy's calls do.
     """
 
     def __init__(
         self, engine: Any, fps: float = 30.0, *, robot: int = 1, images: Sequence[Mapping[str, np.ndarray]] = ({},),
-        on_tick: Callable[[Tick], None] | None = None,
+        on_tick: Callable[[Tick], None] | None = None, paced: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(name="control", daemon=True)
         self.engine, self.dt_s, self.robot = engine, 1 / fps, robot
@@ -69,7 +72,7 @@ class Drive(threading.Thread):
         self.seen_s: list[float] = []  # when the observation of each tick was captured
         self.error: BaseException | None = None
         self.episode = 0
-        self._images, self._on_tick = images, on_tick
+        self._images, self._on_tick, self._paced = images, on_tick, paced
         self._executed = 0
         self._jobs: list[Callable[[], None]] = []
         self._done = threading.Event()
@@ -164,15 +167,27 @@ class Drive(threading.Thread):
             self._changed.notify_all()
 
     def _loop(self) -> None:
+        with steady() if self._paced else nullcontext():
+            wait = self._by_pace() if self._paced else self._by_sleep()
+            while not self._done.is_set():
+                with self._changed:
+                    jobs, self._jobs = self._jobs, []
+                for job in jobs:
+                    job()
+                self._tick(next(wait))
+
+    def _by_pace(self) -> Iterator[float]:
+        """When each tick was due, once it is."""
+        pace = Pace(self.dt_s)
+        while True:
+            pace.wait()
+            yield time.monotonic() - pace.late_s
+
+    def _by_sleep(self) -> Iterator[float]:
+        """The same."""
         due_s = time.monotonic()
-        while not self._done.is_set():
-            with self._changed:
-                jobs, self._jobs = self._jobs, []
-            for job in jobs:
-                job()
-            if jobs:
-                due_s = max(due_s, time.monotonic())
-            self._tick(due_s)
+        while True:
+            yield due_s
             due_s += self.dt_s
             left_s = due_s - time.monotonic()
             if left_s > 0:

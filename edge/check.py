@@ -227,6 +227,6 @@ def _verdict(report: Report, rows: int, fps: float, buffer_time_s: float) -> Fin
 
 def _of_error(what: str, err: EdgeError | TransportError) -> Finding:
     assert isinstance(err, Told)
-    in_use = RejectCode.IN_USE.name.lower() in err.wanted
+    in_use = getattr(err, "code", RejectCode.NONE) == RejectCode.IN_USE
     outcome = "warning" if in_use else "error"  # the robot with this id is driving at this moment
     return Finding(what, outcome, f"{err.wanted}: {err.got}" if err.got else err.wanted, err.remedy)

@@ -16,9 +16,11 @@ class SettingsError(EdgeError, ValueError):
 class LinkError(EdgeError):
     """Nobody answers, or not now: it may be tried again."""
 
-    def __init__(self, wanted: str, got: str = "", remedy: str = "", retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, wanted: str, got: str = "", remedy: str = "", retry_after_s: float = 0.0, code: int = RejectCode.NONE
+    ) -> None:
         super().__init__(wanted, got, remedy)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.code = retry_after_s, code
 
 
 class ContractError(EdgeError):

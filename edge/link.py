@@ -232,7 +232,7 @@ def refusal_of(ack: SessionAck) -> LinkError | ContractError:
     wanted, got = f"want a session, refused: {name}", ack.error or "no reason given"
     if code == RejectCode.NONE or code in RETRYABLE_REJECTS or ack.retryable:
         remedy = _REMEDIES.get(code, "try again later; see the server's log")
-        return LinkError(wanted, got, remedy, retry_after_s=max(0.0, ack.retry_after_ms / 1e3))
+        return LinkError(wanted, got, remedy, max(0.0, ack.retry_after_ms / 1e3), code)
     return ContractError(wanted, got, "make robot and manifest fit; `edge check` shows both sides", code)
 
 

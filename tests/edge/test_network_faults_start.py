@@ -231,3 +231,18 @@ def test_a_second_edge_with_the_same_id_is_refused_and_the_first_goes_on(hub):
         assert server.daemon is not None and len(server.daemon.registry) == 1
     assert_sound(drive)
     assert first.stats().counters["reconnects"] == 0
+
+
+def test_a_robot_that_crashed_gets_its_place_again_without_help(hub):
+    """Nobody said goodbye, so the server waits a little before it believes that the robot is gone."""
+    gone = MemoryTransport(hub)
+    with MemoryServer(hub, witness(), sessions_max=1):
+        crashed = engine_for(dial=lambda: gone)
+        crashed.start()
+        gone.close()
+        began_s = time.monotonic()
+        with running(meets(hub, connect_timeout_s=30.0)) as again, Drive(again) as drive:
+            drive.until_acts(5)
+        assert time.monotonic() - began_s < 15.0
+        crashed.stop()
+    assert_sound(drive)

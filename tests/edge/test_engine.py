@@ -184,7 +184,7 @@ def test_an_episode_does_not_wait_for_the_last_ones_answer(serve, drive):
     gate.wait()
     hand.engine.reset()
     hand.look()
-    served.seen.until(lambda: served.daemon.registry.get("robot-1").mailbox.peek() is not None)
+    hand.until(lambda: hand.counted("requests") == 2)
     gate.open()
     hand.until_action()
     assert hand.engine.dispatched.origin.episode_id == 1 and hand.counted("resends") == 0

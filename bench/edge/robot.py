@@ -23,8 +23,9 @@ from edge.robots.base import Reading
 from edge.state import State
 from network.transport import Transport
 from serving.wire.keys import Keys
-from tests.edge.drive import Drive, Tick, features, wrong_steps
+from tests.edge.drive import Drive, Tick, features
 from tests.edge.proxy import Proxy
+from tests.edge.soundness import wrong_steps
 from tests.edge.witness import ACTIONS, CAMERA, STATE, read
 
 OURS, REFERENCE, NONE = "ours", "reference", "no engine"

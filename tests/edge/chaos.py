@@ -38,15 +38,16 @@ from serving.wire.header import Header, MessageType
 from serving.wire.messages import ActionChunk, encode
 from serving.wire.tensors import encode_tensor
 from tests.edge import netns
-from tests.edge.drive import Drive, Gap, faults, gaps
+from tests.edge.drive import Drive
 from tests.edge.nodes import KEYS, ServerProcess, engine_for, running
 from tests.edge.proxy import FINE, Proxy, Weather
+from tests.edge.soundness import Gap, faults, gaps
 from tests.edge.witness import ROWS, chunk_of, witnesses_of
 from tests.network.zenoh_nodes import RouterProcess, free_port
 
 FPS = 30.0
 WAIT_MS = 60.0
-AGE_MAX_S = 3.0
+AGE_MAX_S = 1.5  # below what a chunk lasts, so that rows do grow too old
 CALM_S = 2.0  # after a fault, so that the next one finds robots with a full queue
 FORGER = 666  # robot number in what a forger says
 STORM = Weather(lose=0.15, duplicate=0.3, corrupt=0.15, delay_s=(0.0, 0.3))

@@ -12,8 +12,9 @@ import pytest
 from edge.state import State
 from serving.router import RouterSettings
 from tests.edge import netns
-from tests.edge.drive import PICTURE, Drive, assert_sound, features, gaps, witnesses
+from tests.edge.drive import PICTURE, Drive, features
 from tests.edge.nodes import ServerProcess, engine_for, running
+from tests.edge.soundness import assert_sound, gaps, witnesses
 from tests.network.zenoh_nodes import RouterProcess, free_port, until
 
 WAIT_MS = 50.0

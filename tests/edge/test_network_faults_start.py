@@ -14,8 +14,9 @@ from network.memory_transport import Hub, MemoryTransport
 from serving.router import RouterSettings
 from serving.wire.errors import RejectCode
 from serving.wire.keys import Keys
-from tests.edge.drive import Drive, assert_sound, features
+from tests.edge.drive import Drive, features
 from tests.edge.nodes import FACTORY, KEYS, MemoryServer, ServerProcess, engine_for, running
+from tests.edge.soundness import assert_sound
 from tests.edge.witness import ACTIONS, CAMERA, STATE, witness
 from tests.network.certificates import Authority
 from tests.network.zenoh_nodes import RouterProcess, free_port

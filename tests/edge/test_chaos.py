@@ -89,7 +89,7 @@ def test_the_check_is_silent_when_all_is_well():
     ],
 )
 def test_the_check_finds_what_should_not_have_been_sent(change: Callable[[], dict[str, object]], says: str):
-    found = faults(driven(**change()))
+    found = faults(driven(**change()), AGE_MAX_S)
     assert len(found) >= 1 and says in " ".join(found), found
 
 

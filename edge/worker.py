@@ -370,8 +370,10 @@ class Worker:
             desk.counters.add("late_chunks")
             took_ms = 1e3 * (chunk.origin.received_s - sent.sent_s)
             return self._late(f"an answer took {took_ms:.0f} ms, longer than its {len(chunk.robot)} rows last")
-        if not merged.taken:  # it reaches no further than what is queued, as at a recording's end: not at once again
-            self._not_before_s = time.monotonic() + max(self._timing.dt_s, desk.queue.left() * self._timing.dt_s / 2)
+        if not merged.taken:  # it reaches no further than what is queued: not at once again, but before that is stale
+            now_s, dt_s = time.monotonic(), self._timing.dt_s
+            left_s = desk.queue.fresh_s(now_s, dt_s, self._settings.max_action_age_s)
+            self._not_before_s = now_s + max(dt_s, left_s / 4)
         desk.counters.add("merges")
         self._offline_at_s = None
         self.machine.fire(Event.MERGED)

@@ -254,6 +254,22 @@ def test_a_chunk_longer_than_actions_may_age_is_followed_in_time(serve, drive):
     assert hand.counted("requests") <= 12
 
 
+def test_a_chunk_that_adds_nothing_puts_off_no_request_until_the_queue_is_stale(serve, drive):
+    """The first answer is so late that another is asked for at once, from the same step: it reaches no further."""
+    policy = MockPolicy(chunk_size=60)
+    policy.hooks["prepare"] = lambda prepared: replace(prepared, model=np.repeat(prepared.model, 10, axis=0))
+    slow = [0.4]
+    policy.hooks["predict"] = lambda answers: (time.sleep(slow.pop() if slow else 0.0), answers)[1]
+    hand = drive(serve(policy), max_action_age_s=0.6, buffer_time_s=0.55, degraded_after_s=5, request_timeout_s=5)
+    hand.look()
+    hand.until(lambda: hand.counted("requests") == 2)
+    assert hand.counted("merges") >= 1
+    for _ in range(45):
+        assert hand.tick() is not None, hand.engine.stats()
+        time.sleep(1 / 30)
+    assert hand.counted("starved_ticks") == 0
+
+
 # --- without a server -------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ serve: $(VENV)/.replay ## make a small recording and serve it: robots get its ac
 	$(BIN)/serving up demo/serve/manifest.yaml
 
 drive: $(VENV)/.replay ## while `make serve` runs: a recorded robot is driven by it
-	cd demo/serve && $(abspath $(BIN))/edge run --policy.path=recording --robot.type=dataset --robot.root=recording
+	$(BIN)/edge run --policy.path=demo/serve/recording --robot.type=dataset --robot.root=demo/serve/recording
 
 chaos: $(VENV)/.dev ## ten minutes of killed, hung and restarted servers and routers, losses, delays and garbage
 	CUEBOOK_CHAOS_S=600 $(BIN)/pytest -q tests/edge/test_chaos.py --timeout=1200

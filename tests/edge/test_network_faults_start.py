@@ -102,7 +102,7 @@ def test_a_robot_waits_for_a_server_that_is_just_starting(hub):
 def test_a_robot_that_looks_in_another_namespace(hub, keys):
     with MemoryServer(hub, witness()):
         error = refused(meets(hub, keys=keys), LinkError)
-    assert keys.status in str(error) and "compare model, revision and task" in error.remedy
+    assert keys.status in str(error) and "edge check" in error.remedy
 
 
 # --- somebody who does not fit --------------------------------------------------------------------------------------

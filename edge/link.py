@@ -97,7 +97,7 @@ class Link:
             raise LinkError(
                 f"want a server on {self._keys.status}",
                 f"no answer through {endpoints} in {self._settings.handshake_timeout_s:g} s",
-                "start it; `edge check` with the same flags lists what serves there, and which flag makes the difference",
+                "start it; `edge check` with the same flags lists what serves there, and says which flag to change",
             )
         refused: LinkError | None = None
         for status in _by_room(statuses, avoid):

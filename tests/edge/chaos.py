@@ -335,7 +335,8 @@ def _judge_gap(name: str, gap: Gap, history: list[Fault], report: Report, slack:
     causes = [f for f in concerned if f.from_s <= gap.to_s and f.to_s + slack * BARS_S[f.kind] + 1 / FPS >= gap.from_s]
     what = f"{name}: {gap.ticks} ticks, {gap.to_s - gap.from_s:.2f} s"
     if not causes:
-        report.too_long.append(f"{what}, without a cause")
+        before = [f"{f.kind} until {gap.from_s - f.to_s:.2f} s before" for f in concerned if f.to_s < gap.from_s]
+        report.too_long.append(f"{what}, without a cause; {'; '.join(before[-2:])}")
         return
     last = max(causes, key=lambda fault: fault.to_s + slack * BARS_S[fault.kind])
     after_s = gap.to_s - last.to_s

@@ -33,13 +33,17 @@ FINE = Weather()
 
 
 class Way:
-    """One direction. Messages without a delay pass on the caller's thread."""
+    """One direction. Messages without a delay pass on the caller's thread.
 
-    def __init__(self, rng: random.Random) -> None:
+    Headers are flipped only where `flips` says so: on the way up they carry the session's tag, and what has the right
+    tag and a wrong number is no bad network but a robot that lies.
+    """
+
+    def __init__(self, rng: random.Random, flips: bool) -> None:
         self.weather = FINE
         self.change: Callable[[bytes, bytes], tuple[bytes, bytes]] | None = None  # what becomes of each message
         self.passed = self.lost = 0
-        self._rng = rng
+        self._rng, self._flips = rng, flips
         self._drop_next = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition()
@@ -87,7 +91,7 @@ class Way:
         kind = self._rng.randrange(4)
         if kind == 0:
             return body[: self._rng.randrange(len(body) + 1)], attachment
-        if kind == 1:
+        if kind == 1 and self._flips:
             return body, self._flipped(attachment)
         if kind == 2:
             return self._rng.randbytes(self._rng.randrange(200)), attachment
@@ -123,7 +127,7 @@ class Proxy:
     def __init__(self, inner: Transport, seed: int = 0) -> None:
         self._inner = inner
         self._rng = random.Random(seed)
-        self.up, self.down = (Way(random.Random(self._rng.random())) for _ in range(2))
+        self.up, self.down = (Way(random.Random(self._rng.random()), flips) for flips in (False, True))
         self.lose_questions = 0.0
         self.questions: list[str] = []  # keys that were asked
         self.heard: list[tuple[str, bytes, bytes]] = []  # (key, body, attachment) that came in, before the weather

@@ -129,6 +129,7 @@ class Chaos:
 
     def __init__(self, stack: ExitStack, folder: Path, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.heard_before: list[bytes] = []  # by somebody on the router: headers of answers, tags and all
         self.stack = stack
         self.history: list[Fault] = []
         self.link = None if netns.missing() else stack.enter_context(netns.Link(seed=seed))
@@ -247,7 +248,10 @@ class Chaos:
         time.sleep(STORM.delay_s[1])  # what was delayed is still part of it
 
     def _garbage(self) -> None:
-        """Somebody on the same router, who knows all keys and the wire, and hears what robots are told."""
+        """Somebody on the same router, who knows all keys and the wire, and what robots were told in earlier times.
+
+        Who hears a robot's answers at this moment could repeat their headers: a router's access control keeps him off.
+        """
         network = open_transport(ZenohSettings(connect_endpoints=[self.endpoint]))
         try:
             end_s = time.monotonic() + 3.0
@@ -257,8 +261,9 @@ class Chaos:
                 network.subscribe(KEYS.action(name), lambda sample: heard.append(sample.attachment))
             while time.monotonic() < end_s:
                 for put in puts:
-                    put(*self._forged(heard[-1] if heard else b""))
+                    put(*self._forged(self.rng.choice(self.heard_before) if self.heard_before else b""))
                 time.sleep(0.01)
+            self.heard_before += heard
         finally:
             network.close()
 

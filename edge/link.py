@@ -25,7 +25,7 @@ from serving.wire.messages import BOTH, ROBOT, SessionAck, SessionClose, Status,
 
 log = logging.getLogger(__name__)
 
-ANSWERS_KEPT = 4  # that the worker has not taken yet; the oldest go
+ANSWERS_KEPT = 4  # that the worker has not taken yet; more are not let in
 ANSWER_BYTES_MAX = 4 << 20  # a chunk of 1,024 rows for 256 joints in both forms is half of it
 GOODBYE_S = 1.0
 ANY_REPLICA = "*"
@@ -45,7 +45,7 @@ class Answer:
 class Heard:
     """What callbacks left for the worker."""
 
-    answers: deque[Answer] = field(default_factory=lambda: deque(maxlen=ANSWERS_KEPT))
+    answers: deque[Answer] = field(default_factory=deque)
     lost: str = ""  # why the server is taken for gone; stays until the next session
     back: bool = False  # a server came (back) since the last handshake began
 
@@ -208,6 +208,8 @@ class Link:
         told = header.msg_type == MessageType.EVENT and bool(self._tag)
         if tag != self._tag or header.session_epoch != self.epoch or not (known or told):
             return self._count("foreign")
+        if len(self.heard.answers) >= ANSWERS_KEPT:
+            return self._count("foreign")  # the first answer counts: copies of its header may not push it out
         if sample.size > ANSWER_BYTES_MAX:
             return self._count("malformed")
         self.heard.answers.append(Answer(header, sample.body(), received_s))

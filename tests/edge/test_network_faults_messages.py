@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from edge.state import State
+from network.memory_transport import MemoryTransport
+from network.transport import Sample
 from serving.wire.errors import EventCode
 from serving.wire.header import MessageType, unpack
 from serving.wire.messages import ActionChunk, Event, decode, encode
@@ -165,6 +167,28 @@ def test_forged_messages_are_not_merged(world):
     assert said > 1000 and w.counted("foreign") == said
     assert w.counted("merges") > merges and not gaps(drive.ticks)
     assert all(said.robot == 1 for said in witnesses(drive.ticks))
+    assert_sound(drive)
+
+
+def test_copies_of_an_answer_with_other_actions_come_too_late(world):
+    """Somebody who hears the robot's answers repeats each at once, many times, with actions of their own."""
+    w = world()
+    drive = w.drive()
+    key = KEYS.action("robot-1")
+    body = encode(ActionChunk(chunk_robot=encode_tensor(chunk_of(np.array([1, 0, 666, 1], np.float32), 1, 1, 0, ROWS))))
+    said = 0
+
+    def repeat(sample: Sample) -> None:
+        nonlocal said
+        for _ in range(8):
+            w.proxy.say(key, body, sample.attachment)
+            said += 1
+
+    listener = MemoryTransport(w.hub)
+    listener.subscribe(key, repeat)
+    drive.until_acts(6 * ROWS)
+    listener.close()
+    assert said and not gaps(drive.ticks)
     assert_sound(drive)
 
 

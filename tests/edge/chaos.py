@@ -49,7 +49,6 @@ FPS = 30.0
 WAIT_MS = 60.0
 AGE_MAX_S = 1.5  # below what a chunk lasts, so that rows do grow too old
 CALM_S = 2.0  # after a fault, so that the next one finds robots with a full queue
-OLD_S = 1.0  # by then an answer has arrived, and counts
 FORGER = 666  # robot number in what a forger says
 STORM = Weather(lose=0.15, duplicate=0.3, corrupt=0.15, delay_s=(0.0, 0.3))
 RETRIES_S = 3.5  # what a TCP connection that was cut may sleep before it sends again: 1 s, doubled
